@@ -1,0 +1,62 @@
+#include "core/status.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+#define MESSAGE_BYTES 1024
+
+static _Thread_local char message[MESSAGE_BYTES];
+
+lv_status lv_fail(lv_status code, const char *format, ...) {
+    va_list args;
+    va_start(args, format);
+    vsnprintf(message, sizeof message, format, args);
+    va_end(args);
+    return code;
+}
+
+lv_status lv_fail_in(lv_status code, const char *format, ...) {
+    char inner[MESSAGE_BYTES];
+    memcpy(inner, message, sizeof inner);
+    va_list args;
+    va_start(args, format);
+    int n = vsnprintf(message, sizeof message, format, args);
+    va_end(args);
+    if (n >= 0 && (size_t)n < sizeof message) {
+        snprintf(message + n, sizeof message - (size_t)n, ": %s", inner);
+    }
+    return code;
+}
+
+const char *lv_error(void) {
+    return message;
+}
+
+const char *lv_status_name(lv_status code) {
+    switch (code) {
+    case LV_OK:
+        return "LV_OK";
+    case LV_EINVAL:
+        return "LV_EINVAL";
+    case LV_ENOMEM:
+        return "LV_ENOMEM";
+    case LV_EIO:
+        return "LV_EIO";
+    case LV_EFORMAT:
+        return "LV_EFORMAT";
+    case LV_EUNSUPPORTED:
+        return "LV_EUNSUPPORTED";
+    case LV_ENOTFOUND:
+        return "LV_ENOTFOUND";
+    case LV_ELIMIT:
+        return "LV_ELIMIT";
+    case LV_ENETWORK:
+        return "LV_ENETWORK";
+    case LV_EDEVICE:
+        return "LV_EDEVICE";
+    case LV_ECANCELLED:
+        return "LV_ECANCELLED";
+    }
+    return "unknown status";
+}

@@ -1,0 +1,169 @@
+// The one table of operations. A backend fills it; model code calls nothing else of a backend.
+//
+// Pointers marked `dev` are the backend's own memory (host memory on the CPU). `act` is the
+// backend's activation type: f32 on the CPU, f16 on CUDA. Matrices are row-major. Operations of one
+// backend run in order; only download, upload and sync make the host wait. A fused slot's meaning
+// is the composition written beside it; kernels/cpu/ref.c is that composition in plain loops.
+#ifndef LV_KERNELS_OPS_H
+#define LV_KERNELS_OPS_H
+
+#include "core/checkpoint.h"
+#include "core/status.h"
+#include "core/tensor.h"
+
+#define LV_KV_BLOCK 64 // tokens in a block of the KV cache
+
+typedef struct lv_backend lv_backend;
+typedef struct lv_linear lv_linear; // weights [n_out, n_in] and bias in the backend's own layout
+typedef struct lv_kv lv_kv; // keys and values of all layers, in blocks of LV_KV_BLOCK tokens
+
+typedef struct lv_linear_shape {
+    int n_out, n_in;
+    size_t n_bytes; // of weights, scales and zeros: what one pass over the layer must read
+} lv_linear_shape;
+
+// What one forward pass works on: the tokens of n_seqs sequences one after another, each sequence's
+// new tokens continuing its cached ones. Arrays are host memory, read before the call returns.
+typedef struct lv_batch {
+    int n_seqs;
+    int n_tokens;
+    const int32_t *token_start; // [n_seqs + 1] first row of each sequence
+    const int32_t
+        *kv_length; // [n_seqs] tokens in the cache after this pass; the new ones are the last
+    const int32_t
+        *block_table; // [n_seqs, max_blocks] block of the sequence's tokens 64 j .. 64 j + 63
+    int max_blocks;
+    const float
+        *inv_freq; // [n_seqs, head_dim / 2] rotary frequencies, scaled as the sequence needs
+    const float *rope_scale; // [n_seqs] factor on cos and sin (1 but for YaRN)
+} lv_batch;
+
+typedef struct lv_attention_shape {
+    int n_heads, n_kv_heads, head_dim;
+    int window; // sliding window in tokens; 0: none
+} lv_attention_shape;
+
+// One row of logits -> one token. Zero-initialised means greedy.
+typedef struct lv_sampling {
+    float temperature;                         // <= 0: greedy
+    int top_k;                                 // 0: off
+    float top_p;                               // 0 or >= 1: off
+    float min_p;                               // 0: off
+    float repetition_penalty;                  // 0 or 1: off (over prompt and answer)
+    float presence_penalty, frequency_penalty; // 0: off (over the answer only)
+    uint64_t seed;                             // Philox key
+    uint64_t step;                             // Philox counter: index of the token in its answer
+    const int32_t *seen_ids;                   // [n_seen] distinct ids of prompt and answer, host
+    const int32_t
+        *seen_counts; // [n_seen] how often each stands in the answer (0: only in the prompt)
+    int n_seen;
+    const uint32_t *allowed; // bitmap over the vocabulary; NULL: all allowed
+} lv_sampling;
+
+typedef struct lv_ops {
+    // Memory. alloc gives 64-byte (CPU) or 256-byte (CUDA) alignment; LV_ENOMEM says how much was
+    // asked.
+    lv_status (*alloc)(lv_backend *be, size_t n_bytes, void **out_dev);
+    void (*free)(lv_backend *be, void *dev);
+    lv_status (*upload)(lv_backend *be, void *dev, const void *host, size_t n_bytes);
+    lv_status (*download)(lv_backend *be, void *host, const void *dev, size_t n_bytes);
+    lv_status (*sync)(lv_backend *be);
+
+    // f32 host <-> act dev, n elements.
+    lv_status (*upload_act)(lv_backend *be, void *dev, const float *host, size_t n);
+    lv_status (*download_act)(lv_backend *be, float *host, const void *dev, size_t n);
+
+    // Weights. `parts` (1 to 3 sources of equal n_in and kind) are stacked along n_out: [q; k; v],
+    // [gate; up]. The sources' mapped bytes must stay valid as long as the linear (the CPU may use
+    // them in place).
+    lv_status (*linear_load)(lv_backend *be, const lv_linear_source *parts, int n_parts,
+                             lv_linear **out);
+    void (*linear_free)(lv_backend *be, lv_linear *linear);
+    lv_linear_shape (*linear_shape)(const lv_linear *linear);
+    // A vector or small tensor as f32 dev memory (norm weights, positions, image_newline).
+    lv_status (*tensor_load)(lv_backend *be, const lv_tensor *source, float **out_dev);
+
+    // out[m, n_out] = activation(x[m, n_in] W^T + bias) + residual. residual may be NULL or `out`
+    // itself.
+    lv_status (*linear)(lv_backend *be, const void *x, int m, const lv_linear *w,
+                        lv_activation activation, const void *residual, void *out);
+    // out[m, d] = (x - mean) / sqrt(var + eps) * weight + bias, over the last dimension.
+    lv_status (*layer_norm)(lv_backend *be, const void *x, int m, int d, const float *weight,
+                            const float *bias, float eps, void *out);
+
+    // --- vision
+    // -----------------------------------------------------------------------------------------
+    // pixels dev f32 [n, 3, side, side] -> out act [n, 1 + (side/patch)^2, d]: row 0 is
+    // class_embedding, row 1 + i is patch i (row-major) through w [d, 3 patch^2]; `positions` [1 +
+    // n_patches, d] is added.
+    lv_status (*patch_embed)(lv_backend *be, const float *pixels, int n, int side, int patch,
+                             const lv_linear *w, const float *class_embedding,
+                             const float *positions, void *out);
+    // Full attention inside each of n images: qkv act [n, n_rows, 3 n_heads head_dim] (q | k | v in
+    // a row), scale 1/sqrt(head_dim) -> out act [n, n_rows, n_heads head_dim].
+    lv_status (*image_attention)(lv_backend *be, const void *qkv, int n, int n_rows, int n_heads,
+                                 int head_dim, void *out);
+    // out[i] = source[index[i]], or `extra` (f32 [d]) where index[i] is -1. source, out act [*, d];
+    // index host.
+    lv_status (*gather_rows)(lv_backend *be, const void *source, const float *extra,
+                             const int32_t *index, int n, int d, void *out);
+
+    // --- decoder
+    // ----------------------------------------------------------------------------------------
+    // out[i] = row ids[i] of the table [vocab, d]; ids host.
+    lv_status (*embed)(lv_backend *be, const lv_linear *table, const int32_t *ids, int n,
+                       void *out);
+    // One cache for all layers. kv_dtype: LV_NONE: the backend's default, LV_F32, LV_F16, or LV_I8
+    // (int8 per token and head).
+    lv_status (*kv_create)(lv_backend *be, int n_layers, int n_kv_heads, int head_dim, int n_blocks,
+                           lv_dtype kv_dtype, lv_kv **out);
+    void (*kv_free)(lv_backend *be, lv_kv *kv);
+    size_t (*kv_block_bytes)(lv_backend *be, int n_layers, int n_kv_heads, int head_dim,
+                             lv_dtype kv_dtype);
+    // h = rms_norm(x) * norm; (q | k | v) = linear(h); rotate q and k (halves, as transformers);
+    // append k and v to layer `layer` of the cache; q -> out_q act [n_tokens, n_heads head_dim].
+    lv_status (*norm_qkv_rope_append)(lv_backend *be, const lv_batch *batch,
+                                      const lv_attention_shape *shape, const void *x,
+                                      const float *norm, float eps, const lv_linear *qkv, lv_kv *kv,
+                                      int layer, void *out_q);
+    // Causal attention of each new token over its sequence's cache, scale 1/sqrt(head_dim).
+    lv_status (*attention)(lv_backend *be, const lv_batch *batch, const lv_attention_shape *shape,
+                           const void *q, const lv_kv *kv, int layer, void *out);
+    // out[m, d_ff] = silu(g) * u with (g | u) = linear(rms_norm(x) * norm), gate_up [2 d_ff, d].
+    lv_status (*norm_gate_up_silu)(lv_backend *be, const void *x, int m, const float *norm,
+                                   float eps, const lv_linear *gate_up, void *out);
+    // logits f32 dev [n_rows, vocab] = linear(rms_norm(x[rows[i]]) * norm); rows host.
+    lv_status (*norm_logits)(lv_backend *be, const void *x, const int32_t *rows, int n_rows,
+                             const float *norm, float eps, const lv_linear *head, float *logits);
+    // One token a row of logits f32 dev [n_rows, vocab] (left changed); tokens and logprobs host
+    // [n_rows], the latter (log-softmax of the raw logits at the token) may be NULL.
+    lv_status (*sample)(lv_backend *be, float *logits, int n_rows, int vocab,
+                        const lv_sampling *rows, int32_t *tokens, float *logprobs);
+
+    void (*close)(lv_backend *be);
+} lv_ops;
+
+// Backends embed this as their first member.
+struct lv_backend {
+    const lv_ops *ops;
+    lv_dtype act;     // activation type
+    char device[128]; // what it runs on, in words: "CPU, 2 threads, AVX-512 VNNI"
+    bool is_gpu;
+};
+
+typedef struct lv_backend_options {
+    const char *device; // NULL or "auto", "cpu", "cuda", "cuda:N"
+    int n_threads;      // CPU threads; 0: the cores this process may use
+    bool reference;     // CPU: plain loops only (the oracle)
+} lv_backend_options;
+
+// "auto" takes a usable GPU, else the CPU. A named device that cannot be used is LV_EDEVICE with
+// the reason.
+lv_status lv_backend_open(const lv_backend_options *options, lv_backend **out) LV_MUST_CHECK;
+void lv_backend_close(lv_backend *be); // accepts NULL
+
+// The backends themselves; without CUDA at build time the second says so (LV_EUNSUPPORTED).
+lv_status lv_cpu_open(const lv_backend_options *options, lv_backend **out) LV_MUST_CHECK;
+lv_status lv_cuda_open(const lv_backend_options *options, lv_backend **out) LV_MUST_CHECK;
+
+#endif
