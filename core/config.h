@@ -79,7 +79,7 @@ typedef struct lv_image_config {
                  [2]; // LV_LAYOUT_ANYRES, in the order of the file, as {width, height}
     int n_pinpoints;
     float mean[3], std[3];
-    float rescale; // 1/255 unless given
+    double rescale; // 1/255 unless given; the references multiply by it in f64
 } lv_image_config;
 
 typedef struct lv_quant_config {
