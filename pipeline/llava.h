@@ -103,7 +103,8 @@ typedef struct lv_params {
     const char *dump_dir; // each stage's tensors as .npy (NULL: none)
 } lv_params;
 
-// New text of the answer, whole UTF-8 characters, stop strings withheld. false stops the answer.
+// New text of the answer, whole UTF-8 characters, stop strings withheld; "" while the prompt is
+// being read. false stops the answer.
 typedef bool (*lv_text_callback)(void *user, const char *text);
 
 typedef enum lv_finish {
