@@ -1,0 +1,130 @@
+// One question: pictures -> prompt -> answer, streamed or whole.
+#include "describe.h"
+
+#include <ctype.h>
+#include <stdlib.h>
+#include <string.h>
+
+lv_picture *answer_load(const describe_app *app, const describe_input *input) {
+    lv_picture *picture = NULL;
+    lv_fetch_options fetch = {.progress = progress_fetch, .user = input->label};
+    progress("%s: reading", input->label);
+    lv_status status = lv_picture_load(app->model, input->source, NULL, &fetch, &picture);
+    progress_end();
+    if (status != LV_OK) {
+        const char *why = lv_error(); // may name the file in front itself
+        size_t n = strlen(input->source);
+        bool named = !strncmp(why, input->source, n) && !strncmp(why + n, ": ", 2);
+        complain(input->label, "%s", named ? why + n + 2 : why);
+        return NULL;
+    }
+    return picture;
+}
+
+int answer_failed(const char *label, lv_status status) {
+    complain(label, "%s", lv_error());
+    return status == LV_EDEVICE ? EXIT_MODEL : EXIT_SOME_FAILED;
+}
+
+bool answer_on_text(void *user, const char *text) {
+    bool *begun = user;
+    while (!*begun && isspace((unsigned char)*text)) {
+        text++;
+    }
+    *begun = *begun || *text;
+    return put_text(text) && !interrupted();
+}
+
+static bool put_header(const describe_input *inputs, int n) {
+    bool ok = true;
+    for (int i = 0; i < n && ok; i++) {
+        ok = put_text(inputs[i].label) && put_text(i + 1 < n ? ", " : ": ");
+    }
+    return ok;
+}
+
+static const char *trimmed(const char *text) {
+    while (isspace((unsigned char)*text)) {
+        text++;
+    }
+    return text;
+}
+
+static bool put_answer(const describe_app *app, const describe_input *inputs,
+                       lv_picture *const *pictures, int n, const lv_answer *answer,
+                       bool with_header) {
+    if (app->options->json) {
+        char *line = answer_json(inputs, pictures, n, answer);
+        bool ok = line && put_line(line);
+        free(line);
+        return ok;
+    }
+    if (terminal_streams()) {
+        return put_text("\n"); // the words stand there already
+    }
+    return (!with_header || put_header(inputs, n)) && put_line(trimmed(answer->text));
+}
+
+static int ask(describe_app *app, const describe_input *inputs, lv_picture *const *pictures, int n,
+               bool with_header) {
+    const describe_options *options = app->options;
+    const char *prompt = options->prompt ? options->prompt
+                         : n > 1         ? "Describe these images."
+                                         : "Describe this image.";
+    lv_message messages[2], *last = messages;
+    if (options->system) {
+        *last++ = (lv_message){.role = "system", .text = options->system};
+    }
+    *last++ = (lv_message){.role = "user", .text = prompt, .pictures = pictures, .n_pictures = n};
+
+    bool streams = terminal_streams() && !options->json;
+    bool begun = false;
+    if (streams && with_header && !put_header(inputs, n)) {
+        return EXIT_SOME_FAILED;
+    }
+    progress("%s: looking", inputs->label);
+    lv_answer answer = {0};
+    lv_status status =
+        lv_session_answer(app->session, messages, (int)(last - messages), &options->params,
+                          streams ? answer_on_text : NULL, &begun, &answer);
+    progress_end();
+    int result = EXIT_DONE;
+    if (status != LV_OK) {
+        result = put_failed() ? EXIT_SOME_FAILED : answer_failed(inputs->label, status);
+    } else if (!put_answer(app, inputs, pictures, n, &answer, with_header)) {
+        result = EXIT_SOME_FAILED;
+    } else {
+        if (answer.finish == LV_FINISH_LENGTH || answer.finish == LV_FINISH_CONTEXT) {
+            note("%s: the answer was cut after %d tokens (%s)", inputs->label, answer.n_tokens,
+                 answer.finish == LV_FINISH_LENGTH ? "--max-tokens" : "--session-len");
+        }
+        if (options->verbose) {
+            report_answer(inputs->label, pictures, n, &answer);
+        }
+    }
+    lv_answer_free(&answer);
+    return result;
+}
+
+int answer_question(describe_app *app, const describe_input *inputs, int n, bool with_header) {
+    int n_loaded = 0, result = EXIT_SOME_FAILED;
+    lv_picture **pictures = calloc((size_t)n, sizeof *pictures);
+    if (!pictures) {
+        complain(NULL, "out of memory");
+        return result;
+    }
+    for (int i = 0; i < n; i++) { // each bad one is named
+        pictures[i] = answer_load(app, &inputs[i]);
+        n_loaded += pictures[i] != NULL;
+    }
+    if (n_loaded == n) {
+        result = ask(app, inputs, pictures, n, with_header);
+    } else if (n > 1) {
+        complain(NULL, "--together needs every picture: the question was not asked");
+    }
+    for (int i = 0; i < n; i++) {
+        lv_picture_free(pictures[i]);
+    }
+    free(pictures);
+    return result;
+}

@@ -1,0 +1,135 @@
+// describe's own pieces: options -> inputs -> answers -> terminal.
+#ifndef LV_DESCRIBE_H
+#define LV_DESCRIBE_H
+
+#include <stdbool.h>
+
+#include "pipeline/llava.h"
+
+enum {
+    EXIT_DONE = 0,
+    EXIT_SOME_FAILED = 1,
+    EXIT_USAGE = 2,
+    EXIT_MODEL = 3, // the model or the device cannot be used
+    EXIT_INTERRUPTED = 130
+};
+
+// --- lists of text
+
+typedef struct text_list {
+    char **items; // owned, each one too
+    int n, capacity;
+} text_list;
+
+void list_add(text_list *list, const char *text, size_t n_bytes); // ends the program without memory
+void list_free(text_list *list);
+
+// --- options
+
+typedef struct describe_options {
+    const char *prompt, *system; // NULL: not given
+    text_list inputs, stops;
+    const char *files_from;
+    bool nul_separated, together, chat;
+    bool json, quiet, verbose, help, version;
+    bool has_rope;
+    lv_rope_config rope;
+    lv_model_options model;
+    lv_params params;
+} describe_options;
+
+// Reads the command line into a zero-initialised *out, which borrows from argv. False after saying
+// on stderr what is wrong.
+bool options_parse(int argc, char **argv, describe_options *out);
+void options_free(describe_options *options);
+void options_help(void); // to standard output
+
+// --- inputs
+
+typedef struct describe_input {
+    char *source; // as the user named it
+    char *label;  // the same, data: URIs shortened
+} describe_input;
+
+typedef struct input_list {
+    describe_input *items;
+    int n;
+    int n_refused; // named on stderr already: missing, unreadable, a folder
+} input_list;
+
+// The pictures of the command line, then those of --files-from. EXIT_DONE, or EXIT_USAGE after
+// saying why.
+int inputs_gather(const describe_options *options, input_list *out);
+void inputs_free(input_list *list);
+bool input_add(input_list *list, const char *source, size_t n_bytes); // false: refused
+
+// --- terminal: standard output carries answers only, standard error all the rest
+
+// False where standard output is closed (said on stderr).
+bool terminal_setup(void);
+void terminal_quiet(bool quiet); // no notes, no status
+bool terminal_streams(void);     // standard output is a terminal
+
+// Standard output. On a terminal, control characters in text of the model or of a file name are
+// shown as U+FFFD. False after a failure, which is said once.
+bool put_text(const char *text);
+bool put_line(const char *text); // interrupts wait until it is out
+bool put_failed(void);
+
+void complain(const char *name, const char *format, ...)
+    LV_PRINTF(2, 3);                                    // "describe: NAME: ..." (NAME may be NULL)
+void note(const char *format, ...) LV_PRINTF(1, 2);     // a line, unless quiet
+void progress(const char *format, ...) LV_PRINTF(1, 2); // on a terminal, replaced by what follows
+void progress_end(void);
+// lv_fetch_options.progress, `user` being the label
+bool progress_fetch(void *user, size_t n_bytes, size_t total_bytes);
+
+// What Ctrl-C does.
+typedef enum on_interrupt {
+    INTERRUPT_LEAVES, // at once, with EXIT_INTERRUPTED
+    INTERRUPT_STOPS,  // the first sets interrupted(), the second leaves
+    INTERRUPT_PROMPTS // a new prompt
+} on_interrupt;
+
+void interrupt_mode(on_interrupt mode); // also forgets an earlier interrupt
+bool interrupted(void);
+
+// Text with malformed UTF-8 replaced by U+FFFD. The caller frees it.
+char *clean_utf8(const char *text);
+
+// --- answers
+
+typedef struct describe_app {
+    const describe_options *options;
+    lv_model *model;
+    lv_model_info info;
+    lv_session *session;
+} describe_app;
+
+// Loads one picture with its label in the progress line; NULL after complaining.
+lv_picture *answer_load(const describe_app *app, const describe_input *input);
+
+// lv_text_callback that streams; `user` is a bool, false at the start: the blank that many
+// tokenizers put before the first word is left out.
+bool answer_on_text(void *user, const char *text);
+
+// Says the last failure of a question. EXIT_MODEL where no further one can be asked.
+int answer_failed(const char *label, lv_status status);
+
+// Asks the question about n pictures in one go and puts the answer out, under a header where
+// `with_header`. An EXIT_ status.
+int answer_question(describe_app *app, const describe_input *inputs, int n, bool with_header);
+
+// Lines of -v.
+void report_model(const describe_app *app);
+void report_answer(const char *label, lv_picture *const *pictures, int n, const lv_answer *answer);
+
+// One JSON line; the caller frees it.
+char *answer_json(const describe_input *inputs, lv_picture *const *pictures, int n,
+                  const lv_answer *answer);
+
+// --- chat
+
+int chat_run(describe_app *app, const input_list *inputs);
+
+#endif

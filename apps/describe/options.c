@@ -1,0 +1,355 @@
+// The command line: one table says what every option is called, means and takes.
+#include "describe.h"
+
+#include <errno.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+typedef enum option_kind { FLAG, TEXT, TEXTS, INTEGER, NUMBER, SEED, ROPE } option_kind;
+
+typedef struct option_spec {
+    const char *group; // opens a group in the help
+    char letter;       // 0: none
+    const char *name;
+    const char *value; // what it takes, NULL for a flag
+    option_kind kind;
+    size_t offset; // of its field in options
+    double min, max;
+    const char *help;
+} option_spec;
+
+#define AT(field) offsetof(describe_options, field)
+
+static const option_spec specs[] = {
+    {"Question", 'p', "prompt", "TEXT", TEXT, AT(prompt), 0, 0,
+     "what to ask (default: Describe this image.)"},
+    {NULL, 's', "system", "TEXT", TEXT, AT(system), 0, 0, "replace the system text"},
+    {NULL, 0, "together", NULL, FLAG, AT(together), 0, 0, "all pictures in one question"},
+    {NULL, 0, "chat", NULL, FLAG, AT(chat), 0, 0, "ask in the terminal; /help there says more"},
+
+    {"Pictures", 0, "files-from", "LIST", TEXT, AT(files_from), 0, 0,
+     "also the pictures named in LIST, one a line (-: standard input)"},
+    {NULL, '0', "null", NULL, FLAG, AT(nul_separated), 0, 0,
+     "names in LIST end with NUL, as find -print0 writes them"},
+
+    {"Answer", 'n', "max-tokens", "N", INTEGER, AT(params.max_tokens), 1, 1000000,
+     "at most N tokens (default 512)"},
+    {NULL, 't', "temperature", "T", NUMBER, AT(params.temperature), 0, 10,
+     "0 takes the likeliest word (default), higher varies more"},
+    {NULL, 0, "top-p", "P", NUMBER, AT(params.top_p), 0, 1, "draw from the likeliest P of all"},
+    {NULL, 0, "top-k", "K", INTEGER, AT(params.top_k), 0, 1000000, "draw from the K likeliest"},
+    {NULL, 0, "min-p", "P", NUMBER, AT(params.min_p), 0, 1,
+     "leave out what is P times less likely than the best"},
+    {NULL, 0, "repetition-penalty", "R", NUMBER, AT(params.repetition_penalty), 0.01, 10,
+     "above 1 repeats less (1: off)"},
+    {NULL, 0, "presence-penalty", "R", NUMBER, AT(params.presence_penalty), -2, 2,
+     "lower what was said at all"},
+    {NULL, 0, "frequency-penalty", "R", NUMBER, AT(params.frequency_penalty), -2, 2,
+     "lower what was said, by how often"},
+    {NULL, 0, "seed", "N", SEED, AT(params.seed), 0, 0, "the same seed draws the same answer"},
+    {NULL, 0, "stop", "TEXT", TEXTS, AT(stops), 0, 0, "end before TEXT (may be repeated)"},
+
+    {"Model", 'm', "model", "DIR|ORG/NAME", TEXT, AT(model.model), 0, 0,
+     "a folder, or a name in the Hugging Face cache (default: $LLAVA_MODEL, else the demo model)"},
+    {NULL, 0, "vision-model", "DIR|ORG/NAME", TEXT, AT(model.vision_model), 0, 0,
+     "CLIP, where the model comes without it"},
+    {NULL, 0, "template", "NAME", TEXT, AT(model.template_name), 0, 0,
+     "prompt template (default: by the model)"},
+    {NULL, 0, "device", "DEVICE", TEXT, AT(model.device), 0, 0, "auto, cpu, cuda or cuda:N"},
+    {NULL, 0, "threads", "N", INTEGER, AT(model.n_threads), 1, 1024, "CPU threads (default: all)"},
+    {NULL, 0, "session-len", "N", INTEGER, AT(model.session_len), 16, 4194304,
+     "tokens a conversation may hold (default: as trained)"},
+    {NULL, 0, "rope-scaling", "TYPE[:FACTOR]", ROPE, AT(rope), 0, 0,
+     "beyond the trained length: dynamic, linear:2, yarn:4"},
+
+    {"Output", 0, "json", NULL, FLAG, AT(json), 0, 0,
+     "one JSON object a line: text, finish reason, tokens, timings"},
+    {NULL, 'q', "quiet", NULL, FLAG, AT(quiet), 0, 0, "answers and errors only"},
+    {NULL, 'v', "verbose", NULL, FLAG, AT(verbose), 0, 0,
+     "device, model, memory, and time per stage"},
+    {NULL, 0, "dump-tensors", "DIR", TEXT, AT(params.dump_dir), 0, 0,
+     "write every stage's tensors to DIR as .npy"},
+    {NULL, 'h', "help", NULL, FLAG, AT(help), 0, 0, "this text"},
+    {NULL, 0, "version", NULL, FLAG, AT(version), 0, 0, "the version"},
+};
+
+enum { N_SPECS = sizeof specs / sizeof *specs };
+
+void options_help(void) {
+    bool bold = terminal_streams() && !getenv("NO_COLOR");
+    const char *on = bold ? "\033[1m" : "", *off = bold ? "\033[0m" : "";
+    printf("%sdescribe%s - say what a picture shows, or answer a question about it\n\n"
+           "%susage:%s describe [OPTIONS] FILE|URL|- ...\n\n"
+           "Pictures are JPEG, PNG, WebP, BMP, GIF (first frame) or PNM: files, http(s) and data:\n"
+           "URLs, or - for standard input. Answers go to standard output, one picture after the\n"
+           "other; with several pictures each answer follows its \"FILE: \".\n",
+           on, off, on, off);
+    for (const option_spec *spec = specs; spec < specs + N_SPECS; spec++) {
+        if (spec->group) {
+            printf("\n%s%s%s\n", on, spec->group, off);
+        }
+        char names[64];
+        snprintf(names, sizeof names, "%c%c%s --%s%s%s", spec->letter ? '-' : ' ',
+                 spec->letter ? spec->letter : ' ', spec->letter ? "," : " ", spec->name,
+                 spec->value ? " " : "", spec->value ? spec->value : "");
+        if (strlen(names) > 28) {
+            printf("  %s\n  %-28s  %s\n", names, "", spec->help);
+        } else {
+            printf("  %-28s  %s\n", names, spec->help);
+        }
+    }
+    printf("\n%sExamples%s\n"
+           "  describe holiday.jpg\n"
+           "  describe -p 'How many people are there?' https://example.org/team.png\n"
+           "  describe --json *.jpg > captions.jsonl\n"
+           "  find photos -name '*.jpg' -print0 | describe --files-from - -0\n"
+           "  describe --together -p 'What changed?' before.png after.png\n"
+           "  describe --chat holiday.jpg\n"
+           "  describe --model llava-hf/llava-1.5-7b-hf holiday.jpg\n"
+           "\n%sExit status%s\n"
+           "  0 all described   1 some pictures failed (each named on standard error)\n"
+           "  2 wrong usage     3 the model or device cannot be used   130 interrupted\n",
+           on, off, on, off);
+}
+
+// Edits (insert, delete, replace) that turn one name into the other.
+static int distance(const char *a, const char *b) {
+    enum { LONGEST = 40 };
+    size_t n = strlen(b);
+    int row[LONGEST + 1];
+    if (n > LONGEST) {
+        return LONGEST;
+    }
+    for (size_t j = 0; j <= n; j++) {
+        row[j] = (int)j;
+    }
+    for (size_t i = 1; a[i - 1]; i++) {
+        int diagonal = row[0];
+        row[0] = (int)i;
+        for (size_t j = 1; j <= n; j++) {
+            int best = diagonal + (a[i - 1] != b[j - 1]);
+            diagonal = row[j];
+            best = best < row[j] + 1 ? best : row[j] + 1;
+            row[j] = best < row[j - 1] + 1 ? best : row[j - 1] + 1;
+        }
+    }
+    return row[n];
+}
+
+static void complain_unknown(const char *name, size_t n_bytes) {
+    char given[64];
+    snprintf(given, sizeof given, "%.*s", (int)n_bytes, name);
+    const option_spec *best = NULL;
+    int best_distance = (int)strlen(given) / 3 + 2;
+    for (const option_spec *spec = specs; spec < specs + N_SPECS; spec++) {
+        int edits = strncmp(spec->name, given, strlen(given)) ? distance(given, spec->name) : 0;
+        if (edits < best_distance) {
+            best_distance = edits;
+            best = spec;
+        }
+    }
+    if (best) {
+        complain(NULL, "--%s: no such option; did you mean --%s?", given, best->name);
+    } else {
+        complain(NULL, "--%s: no such option; describe --help lists them", given);
+    }
+}
+
+static bool parse_number(const option_spec *spec, const char *text, double *out) {
+    char *end = NULL;
+    double value = strtod(text, &end);
+    bool whole = spec->kind == INTEGER;
+    if (end == text || *end || strpbrk(text, "xX \t") || !isfinite(value) || value < spec->min ||
+        value > spec->max || (whole && value != floor(value))) {
+        complain(NULL, "--%s %s: expected a %snumber from %.10g to %.10g", spec->name, text,
+                 whole ? "whole " : "", spec->min, spec->max);
+        return false;
+    }
+    *out = value;
+    return true;
+}
+
+static bool parse_seed(const option_spec *spec, const char *text, uint64_t *out) {
+    char *end = NULL;
+    errno = 0;
+    unsigned long long value = strtoull(text, &end, 10);
+    if (end == text || *end || errno || !(*text >= '0' && *text <= '9')) {
+        complain(NULL, "--%s %s: expected a whole number from 0 to 18446744073709551615",
+                 spec->name, text);
+        return false;
+    }
+    *out = value;
+    return true;
+}
+
+// "dynamic", "linear:2", "yarn:4": what is not given is left 0, which means as the model says.
+static bool parse_rope(const option_spec *spec, const char *text, lv_rope_config *out) {
+    static const struct {
+        const char *name;
+        lv_rope_type type;
+    } types[] = {{"linear", LV_ROPE_LINEAR}, {"dynamic", LV_ROPE_DYNAMIC}, {"yarn", LV_ROPE_YARN}};
+    size_t n = strcspn(text, ":");
+    for (size_t i = 0; i < sizeof types / sizeof *types; i++) {
+        if (strlen(types[i].name) != n || strncmp(types[i].name, text, n) != 0) {
+            continue;
+        }
+        *out = (lv_rope_config){.type = types[i].type, .beta_fast = 32, .beta_slow = 1};
+        bool needs_factor = out->type != LV_ROPE_DYNAMIC;
+        char *end = NULL;
+        out->factor = text[n] ? strtof(text + n + 1, &end) : 0;
+        if ((end && !*end && out->factor >= 1 && out->factor <= 1024) ||
+            (!text[n] && !needs_factor)) {
+            return true;
+        }
+    }
+    complain(NULL, "--%s %s: expected dynamic, dynamic:F, linear:F or yarn:F with F from 1 to 1024",
+             spec->name, text);
+    return false;
+}
+
+static bool store(const option_spec *spec, const char *text, describe_options *out) {
+    void *field = (char *)out + spec->offset;
+    double number = 0;
+    switch (spec->kind) {
+    case FLAG:
+        *(bool *)field = true;
+        return true;
+    case TEXT:
+        *(const char **)field = text;
+        return true;
+    case TEXTS:
+        list_add(field, text, strlen(text));
+        return true;
+    case INTEGER:
+        if (parse_number(spec, text, &number)) {
+            *(int *)field = (int)number;
+            return true;
+        }
+        return false;
+    case NUMBER:
+        if (parse_number(spec, text, &number)) {
+            *(float *)field = (float)number;
+            return true;
+        }
+        return false;
+    case SEED:
+        return parse_seed(spec, text, field);
+    case ROPE:
+        out->has_rope = true;
+        return parse_rope(spec, text, field);
+    }
+    return false;
+}
+
+// "--name", "--name=value" or "--name value"; *i is moved past what was taken.
+static bool parse_long(int argc, char **argv, int *i, describe_options *out) {
+    const char *name = argv[*i] + 2;
+    size_t n = strcspn(name, "=");
+    for (const option_spec *spec = specs; spec < specs + N_SPECS; spec++) {
+        if (strlen(spec->name) != n || strncmp(spec->name, name, n) != 0) {
+            continue;
+        }
+        const char *value = name[n] ? name + n + 1 : NULL;
+        if (!spec->value && value) {
+            complain(NULL, "--%s takes no value", spec->name);
+            return false;
+        }
+        if (spec->value && !value) {
+            if (*i + 1 >= argc) {
+                complain(NULL, "--%s wants %s after it", spec->name, spec->value);
+                return false;
+            }
+            value = argv[++*i];
+        }
+        return store(spec, value, out);
+    }
+    complain_unknown(name, n);
+    return false;
+}
+
+// "-p value", "-pvalue", or flags in a row: "-qv".
+static bool parse_short(int argc, char **argv, int *i, describe_options *out) {
+    for (const char *at = argv[*i] + 1; *at; at++) {
+        const option_spec *spec = specs;
+        while (spec < specs + N_SPECS && spec->letter != *at) {
+            spec++;
+        }
+        if (spec == specs + N_SPECS) {
+            complain(NULL, "-%c: no such option; describe --help lists them", *at);
+            return false;
+        }
+        if (!spec->value) {
+            *(bool *)((char *)out + spec->offset) = true;
+            continue;
+        }
+        if (!at[1] && *i + 1 >= argc) {
+            complain(NULL, "-%c wants %s after it", *at, spec->value);
+            return false;
+        }
+        return store(spec, at[1] ? at + 1 : argv[++*i], out);
+    }
+    return true;
+}
+
+static bool is_device(const char *name) {
+    if (!strcmp(name, "auto") || !strcmp(name, "cpu") || !strcmp(name, "cuda")) {
+        return true;
+    }
+    return !strncmp(name, "cuda:", 5) && name[5] && strlen(name) <= 8 &&
+           strspn(name + 5, "0123456789") == strlen(name + 5);
+}
+
+// What each option alone cannot see.
+static bool check_together(const describe_options *o) {
+    int n_stdin = o->files_from && !strcmp(o->files_from, "-");
+    for (int i = 0; i < o->inputs.n; i++) {
+        n_stdin += !strcmp(o->inputs.items[i], "-");
+    }
+    const char *wrong = NULL;
+    if (o->inputs.n == 0 && !o->files_from && !o->chat) {
+        wrong = "no picture given";
+    } else if (o->nul_separated && !o->files_from) {
+        wrong = "-0 says how --files-from is written, and there is none";
+    } else if (n_stdin + o->chat > 1) {
+        wrong = "standard input can be only one of: a picture, --files-from -, --chat";
+    } else if (o->chat && (o->json || o->together)) {
+        wrong = "--chat goes with neither --json nor --together";
+    } else if (o->quiet && o->verbose) {
+        wrong = "-q and -v are opposites";
+    } else if (o->params.dump_dir && !o->together && (o->inputs.n > 1 || o->files_from)) {
+        wrong = "--dump-tensors takes one question: one picture, or several --together";
+    } else if (o->model.device && !is_device(o->model.device)) {
+        complain(NULL, "--device %s: expected auto, cpu, cuda or cuda:N", o->model.device);
+        return false;
+    }
+    if (wrong) {
+        complain(NULL, "%s; describe --help says more", wrong);
+    }
+    return !wrong;
+}
+
+bool options_parse(int argc, char **argv, describe_options *out) {
+    bool only_inputs = false;
+    for (int i = 1; i < argc; i++) {
+        const char *arg = argv[i];
+        if (only_inputs || arg[0] != '-' || !arg[1]) {
+            list_add(&out->inputs, arg, strlen(arg));
+        } else if (!strcmp(arg, "--")) {
+            only_inputs = true;
+        } else if (!(arg[1] == '-' ? parse_long : parse_short)(argc, argv, &i, out)) {
+            return false;
+        }
+    }
+    out->params.stop = (const char *const *)out->stops.items;
+    out->params.n_stop = out->stops.n;
+    out->model.rope_scaling = out->has_rope ? &out->rope : NULL;
+    return out->help || out->version || check_together(out);
+}
+
+void options_free(describe_options *options) {
+    list_free(&options->inputs);
+    list_free(&options->stops);
+}

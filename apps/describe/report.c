@@ -1,0 +1,110 @@
+// What is known about an answer: -v for people, --json for programs.
+#include "describe.h"
+
+#include <jansson.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+
+static double peak_memory_mb(void) {
+    struct rusage usage = {0};
+    getrusage(RUSAGE_SELF, &usage);
+    return (double)usage.ru_maxrss * 1024 / 1e6; // ru_maxrss is in KiB
+}
+
+void report_model(const describe_app *app) {
+    const lv_model_info *info = &app->info;
+    fprintf(stderr,
+            "model     %s (%s)\n"
+            "weights   %.1f MB, loaded in %.0f ms\n"
+            "template  %s\n"
+            "session   %d tokens\n"
+            "device    %s\n"
+            "memory    %.0f MB\n",
+            info->name, info->dir, (double)info->weight_bytes / 1e6, info->load_ms,
+            info->template_name, info->session_len, info->device, peak_memory_mb());
+}
+
+static void stage(const char *name, double ms, int n_tokens) {
+    fprintf(stderr, "  %-12s %9.1f ms", name, ms);
+    if (n_tokens > 0 && ms > 0) {
+        fprintf(stderr, "  %5d tokens  %8.1f tokens/s", n_tokens, n_tokens * 1e3 / ms);
+    }
+    fputc('\n', stderr);
+}
+
+void report_answer(const char *label, lv_picture *const *pictures, int n, const lv_answer *answer) {
+    double load_ms = 0, preprocess_ms = 0;
+    fprintf(stderr, "%s\n", label);
+    for (int i = 0; i < n; i++) {
+        lv_picture_info info = lv_picture_describe(pictures[i]);
+        load_ms += info.load_ms;
+        preprocess_ms += info.preprocess_ms;
+        fprintf(stderr, "  picture      %d x %d, %d tile%s of %d x %d, %d tokens\n", info.width,
+                info.height, info.n_tiles, info.n_tiles > 1 ? "s" : "", info.tile_size,
+                info.tile_size, info.n_tokens);
+    }
+    int n_new = answer->n_prompt_tokens - answer->n_reused_tokens;
+    if (n > 0) {
+        stage("read, decode", load_ms, 0);
+        stage("preprocess", preprocess_ms, 0);
+        stage("see", answer->encode_ms, answer->n_image_tokens);
+    }
+    stage("read prompt", answer->prefill_ms, n_new);
+    stage("answer", answer->decode_ms, answer->n_tokens);
+    stage("all",
+          load_ms + preprocess_ms + answer->encode_ms + answer->prefill_ms + answer->decode_ms, 0);
+    fprintf(stderr, "  first word after %.1f ms; finish: %s; memory %.0f MB at most\n",
+            load_ms + preprocess_ms + answer->first_token_ms, lv_finish_name(answer->finish),
+            peak_memory_mb());
+}
+
+static json_t *text_json(const char *text) {
+    char *clean = clean_utf8(text ? text : "");
+    json_t *value = clean ? json_string(clean) : NULL;
+    free(clean);
+    return value;
+}
+
+static json_t *ms_json(double ms) {
+    return json_real(round(ms * 100) / 100);
+}
+
+static json_t *image_json(const describe_input *input, const lv_picture_info *info) {
+    return json_pack("{s:o, s:i, s:i, s:i, s:i, s:i}", "source", text_json(input->label), "width",
+                     info->width, "height", info->height, "tiles", info->n_tiles, "tile_size",
+                     info->tile_size, "tokens", info->n_tokens);
+}
+
+char *answer_json(const describe_input *inputs, lv_picture *const *pictures, int n,
+                  const lv_answer *answer) {
+    const char *text = answer->text ? answer->text : "";
+    double load_ms = 0, preprocess_ms = 0;
+    json_t *images = json_array();
+    for (int i = 0; i < n; i++) {
+        lv_picture_info info = lv_picture_describe(pictures[i]);
+        load_ms += info.load_ms;
+        preprocess_ms += info.preprocess_ms;
+        json_array_append_new(images, image_json(&inputs[i], &info));
+    }
+    json_t *usage = json_pack("{s:i, s:i, s:i, s:i}", "prompt_tokens", answer->n_prompt_tokens,
+                              "image_tokens", answer->n_image_tokens, "cached_tokens",
+                              answer->n_reused_tokens, "completion_tokens", answer->n_tokens);
+    json_t *timings =
+        json_pack("{s:o, s:o, s:o, s:o, s:o, s:o}", "load", ms_json(load_ms), "preprocess",
+                  ms_json(preprocess_ms), "encode", ms_json(answer->encode_ms), "prefill",
+                  ms_json(answer->prefill_ms), "decode", ms_json(answer->decode_ms), "first_token",
+                  ms_json(load_ms + preprocess_ms + answer->first_token_ms));
+    json_t *object = json_pack(
+        "{s:o, s:o, s:s, s:o, s:o, s:o}", "source", text_json(inputs[0].label), "text",
+        text_json(text + strspn(text, " \n")), "finish_reason", lv_finish_name(answer->finish),
+        "images", images, "usage", usage, "timings_ms", timings);
+    char *line = object ? json_dumps(object, JSON_COMPACT | JSON_REAL_PRECISION(12)) : NULL;
+    json_decref(object);
+    if (!line) {
+        complain(inputs[0].label, "out of memory");
+    }
+    return line;
+}
