@@ -1,7 +1,6 @@
 // One question: pictures -> prompt -> answer, streamed or whole.
 #include "describe.h"
 
-#include <ctype.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -26,43 +25,32 @@ int answer_failed(const char *label, lv_status status) {
     return status == LV_EDEVICE ? EXIT_MODEL : EXIT_SOME_FAILED;
 }
 
-bool answer_on_text(void *user, const char *text) {
-    bool *begun = user;
-    while (!*begun && isspace((unsigned char)*text)) {
-        text++;
-    }
-    *begun = *begun || *text;
-    return put_text(text) && !interrupted();
-}
-
-static bool put_header(const describe_input *inputs, int n) {
+static bool put_header(answer_header *header) {
     bool ok = true;
-    for (int i = 0; i < n && ok; i++) {
-        ok = put_text(inputs[i].label) && put_text(i + 1 < n ? ", " : ": ");
+    for (int i = 0; header && i < header->n && ok; i++) {
+        ok = put_text(header->inputs[i].label) && put_text(i + 1 < header->n ? ", " : ": ");
+    }
+    if (header) {
+        header->n = 0;
     }
     return ok;
 }
 
-static const char *trimmed(const char *text) {
-    while (isspace((unsigned char)*text)) {
-        text++;
-    }
-    return text;
+bool answer_on_text(void *user, const char *text) {
+    return (!*text || (put_header(user) && put_text(text))) && !interrupted();
 }
 
 static bool put_answer(const describe_app *app, const describe_input *inputs,
                        lv_picture *const *pictures, int n, const lv_answer *answer,
-                       bool with_header) {
+                       answer_header *header) {
     if (app->options->json) {
         char *line = answer_json(inputs, pictures, n, answer);
         bool ok = line && put_line(line);
         free(line);
         return ok;
     }
-    if (terminal_streams()) {
-        return put_text("\n"); // the words stand there already
-    }
-    return (!with_header || put_header(inputs, n)) && put_line(trimmed(answer->text));
+    return put_header(header) &&
+           put_line(terminal_streams() ? "" : answer->text); // streamed before
 }
 
 static int ask(describe_app *app, const describe_input *inputs, lv_picture *const *pictures, int n,
@@ -78,20 +66,17 @@ static int ask(describe_app *app, const describe_input *inputs, lv_picture *cons
     *last++ = (lv_message){.role = "user", .text = prompt, .pictures = pictures, .n_pictures = n};
 
     bool streams = terminal_streams() && !options->json;
-    bool begun = false;
-    if (streams && with_header && !put_header(inputs, n)) {
-        return EXIT_SOME_FAILED;
-    }
+    answer_header header = {.inputs = inputs, .n = with_header ? n : 0};
     progress("%s: looking", inputs->label);
     lv_answer answer = {0};
     lv_status status =
         lv_session_answer(app->session, messages, (int)(last - messages), &options->params,
-                          streams ? answer_on_text : NULL, &begun, &answer);
+                          streams ? answer_on_text : NULL, &header, &answer);
     progress_end();
     int result = EXIT_DONE;
     if (status != LV_OK) {
         result = put_failed() ? EXIT_SOME_FAILED : answer_failed(inputs->label, status);
-    } else if (!put_answer(app, inputs, pictures, n, &answer, with_header)) {
+    } else if (!put_answer(app, inputs, pictures, n, &answer, &header)) {
         result = EXIT_SOME_FAILED;
     } else {
         if (answer.finish == LV_FINISH_LENGTH || answer.finish == LV_FINISH_CONTEXT) {
@@ -120,7 +105,7 @@ int answer_question(describe_app *app, const describe_input *inputs, int n, bool
     if (n_loaded == n) {
         result = ask(app, inputs, pictures, n, with_header);
     } else if (n > 1) {
-        complain(NULL, "--together needs every picture: the question was not asked");
+        complain("--together", "the question needs every picture and was not asked");
     }
     for (int i = 0; i < n; i++) {
         lv_picture_free(pictures[i]);

@@ -103,11 +103,10 @@ static int ask(chat_state *chat, const char *question) {
     lay_pictures(chat);
 
     lv_answer answer = {0};
-    bool begun = false;
     int result = EXIT_DONE;
     interrupt_mode(INTERRUPT_STOPS);
     lv_status status = lv_session_answer(chat->app->session, chat->messages, chat->n_messages,
-                                         &options->params, answer_on_text, &begun, &answer);
+                                         &options->params, answer_on_text, NULL, &answer);
     if (status != LV_OK) {
         result = put_failed() ? EXIT_MODEL : answer_failed("chat", status);
         drop_message(chat);
@@ -121,8 +120,7 @@ static int ask(chat_state *chat, const char *question) {
         if (options->verbose) {
             report_answer("chat", NULL, 0, &answer);
         }
-        result =
-            add_message(chat, "assistant", answer.text ? answer.text : "") ? result : EXIT_MODEL;
+        result = add_message(chat, "assistant", answer.text) ? result : EXIT_MODEL;
     }
     lv_answer_free(&answer);
     return result;

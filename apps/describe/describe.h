@@ -109,8 +109,13 @@ typedef struct describe_app {
 // Loads one picture with its label in the progress line; NULL after complaining.
 lv_picture *answer_load(const describe_app *app, const describe_input *input);
 
-// lv_text_callback that streams; `user` is a bool, false at the start: the blank that many
-// tokenizers put before the first word is left out.
+// "FILE: " before an answer, on its way with the first words.
+typedef struct answer_header {
+    const describe_input *inputs;
+    int n; // 0: none, or out already
+} answer_header;
+
+// lv_text_callback that streams to standard output; `user` is an answer_header or NULL.
 bool answer_on_text(void *user, const char *text);
 
 // Says the last failure of a question. EXIT_MODEL where no further one can be asked.

@@ -65,7 +65,11 @@ static int run(const describe_options *options, const input_list *inputs) {
         complain("--dump-tensors", "%s: %s", options->params.dump_dir, strerror(errno));
         return EXIT_USAGE;
     }
-    if ((inputs->n == 0 && !options->chat) || (options->together && result != EXIT_DONE)) {
+    if (options->together && inputs->n_refused) {
+        complain("--together", "the question needs every picture and was not asked");
+        return result;
+    }
+    if (inputs->n == 0 && !options->chat) {
         return result;
     }
     int answered = open_model(&app);

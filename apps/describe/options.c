@@ -53,7 +53,7 @@ static const option_spec specs[] = {
     {NULL, 0, "stop", "TEXT", TEXTS, AT(stops), 0, 0, "end before TEXT (may be repeated)"},
 
     {"Model", 'm', "model", "DIR|ORG/NAME", TEXT, AT(model.model), 0, 0,
-     "a folder, or a name in the Hugging Face cache (default: $LLAVA_MODEL, else the demo model)"},
+     "a folder or a name in the Hugging Face cache (default: demo model)"},
     {NULL, 0, "vision-model", "DIR|ORG/NAME", TEXT, AT(model.vision_model), 0, 0,
      "CLIP, where the model comes without it"},
     {NULL, 0, "template", "NAME", TEXT, AT(model.template_name), 0, 0,
@@ -63,7 +63,7 @@ static const option_spec specs[] = {
     {NULL, 0, "session-len", "N", INTEGER, AT(model.session_len), 16, 4194304,
      "tokens a conversation may hold (default: as trained)"},
     {NULL, 0, "rope-scaling", "TYPE[:FACTOR]", ROPE, AT(rope), 0, 0,
-     "beyond the trained length: dynamic, linear:2, yarn:4"},
+     "beyond the trained length: dynamic, linear or yarn (yarn:4)"},
 
     {"Output", 0, "json", NULL, FLAG, AT(json), 0, 0,
      "one JSON object a line: text, finish reason, tokens, timings"},
@@ -92,8 +92,8 @@ void options_help(void) {
             printf("\n%s%s%s\n", on, spec->group, off);
         }
         char names[64];
-        snprintf(names, sizeof names, "%c%c%s --%s%s%s", spec->letter ? '-' : ' ',
-                 spec->letter ? spec->letter : ' ', spec->letter ? "," : " ", spec->name,
+        snprintf(names, sizeof names, "%c%c%c --%s%s%s", spec->letter ? '-' : ' ',
+                 spec->letter ? spec->letter : ' ', spec->letter ? ',' : ' ', spec->name,
                  spec->value ? " " : "", spec->value ? spec->value : "");
         if (strlen(names) > 28) {
             printf("  %s\n  %-28s  %s\n", names, "", spec->help);
@@ -109,10 +109,14 @@ void options_help(void) {
            "  describe --together -p 'What changed?' before.png after.png\n"
            "  describe --chat holiday.jpg\n"
            "  describe --model llava-hf/llava-1.5-7b-hf holiday.jpg\n"
+           "\n%sEnvironment%s\n"
+           "  LLAVA_MODEL   the model where --model names none\n"
+           "  HF_HOME       where the Hugging Face cache lies (default: ~/.cache/huggingface)\n"
+           "  http_proxy, https_proxy, no_proxy   as curl reads them\n"
            "\n%sExit status%s\n"
            "  0 all described   1 some pictures failed (each named on standard error)\n"
            "  2 wrong usage     3 the model or device cannot be used   130 interrupted\n",
-           on, off, on, off);
+           on, off, on, off, on, off);
 }
 
 // Edits (insert, delete, replace) that turn one name into the other.
@@ -185,7 +189,8 @@ static bool parse_seed(const option_spec *spec, const char *text, uint64_t *out)
     return true;
 }
 
-// "dynamic", "linear:2", "yarn:4": what is not given is left 0, which means as the model says.
+// "dynamic", "linear:2", "yarn:4": what is not given is left 0, which means as the model or the
+// session's length says.
 static bool parse_rope(const option_spec *spec, const char *text, lv_rope_config *out) {
     static const struct {
         const char *name;
@@ -196,16 +201,16 @@ static bool parse_rope(const option_spec *spec, const char *text, lv_rope_config
         if (strlen(types[i].name) != n || strncmp(types[i].name, text, n) != 0) {
             continue;
         }
-        *out = (lv_rope_config){.type = types[i].type, .beta_fast = 32, .beta_slow = 1};
-        bool needs_factor = out->type != LV_ROPE_DYNAMIC;
+        *out = (lv_rope_config){.type = types[i].type};
         char *end = NULL;
         out->factor = text[n] ? strtof(text + n + 1, &end) : 0;
-        if ((end && !*end && out->factor >= 1 && out->factor <= 1024) ||
-            (!text[n] && !needs_factor)) {
+        if (!text[n] || (!*end && out->factor >= 1 && out->factor <= 1024)) {
             return true;
         }
     }
-    complain(NULL, "--%s %s: expected dynamic, dynamic:F, linear:F or yarn:F with F from 1 to 1024",
+    complain(NULL,
+             "--%s %s: expected dynamic, linear or yarn, or with a factor from 1 to 1024 as "
+             "in linear:2",
              spec->name, text);
     return false;
 }

@@ -62,7 +62,7 @@ void report_answer(const char *label, lv_picture *const *pictures, int n, const 
 }
 
 static json_t *text_json(const char *text) {
-    char *clean = clean_utf8(text ? text : "");
+    char *clean = clean_utf8(text);
     json_t *value = clean ? json_string(clean) : NULL;
     free(clean);
     return value;
@@ -80,7 +80,6 @@ static json_t *image_json(const describe_input *input, const lv_picture_info *in
 
 char *answer_json(const describe_input *inputs, lv_picture *const *pictures, int n,
                   const lv_answer *answer) {
-    const char *text = answer->text ? answer->text : "";
     double load_ms = 0, preprocess_ms = 0;
     json_t *images = json_array();
     for (int i = 0; i < n; i++) {
@@ -97,10 +96,10 @@ char *answer_json(const describe_input *inputs, lv_picture *const *pictures, int
                   ms_json(preprocess_ms), "encode", ms_json(answer->encode_ms), "prefill",
                   ms_json(answer->prefill_ms), "decode", ms_json(answer->decode_ms), "first_token",
                   ms_json(load_ms + preprocess_ms + answer->first_token_ms));
-    json_t *object = json_pack(
-        "{s:o, s:o, s:s, s:o, s:o, s:o}", "source", text_json(inputs[0].label), "text",
-        text_json(text + strspn(text, " \n")), "finish_reason", lv_finish_name(answer->finish),
-        "images", images, "usage", usage, "timings_ms", timings);
+    json_t *object =
+        json_pack("{s:o, s:o, s:s, s:o, s:o, s:o}", "source", text_json(inputs[0].label), "text",
+                  text_json(answer->text), "finish_reason", lv_finish_name(answer->finish),
+                  "images", images, "usage", usage, "timings_ms", timings);
     char *line = object ? json_dumps(object, JSON_COMPACT | JSON_REAL_PRECISION(12)) : NULL;
     json_decref(object);
     if (!line) {

@@ -1,0 +1,9 @@
+# The programs over their real command line: python3 with nothing but its standard library.
+find_package(Python3 COMPONENTS Interpreter)
+if(Python3_FOUND)
+  foreach(part options inputs output checkpoints install)
+    add_test(NAME cli_${part} COMMAND ${Python3_EXECUTABLE} -B ${CMAKE_CURRENT_LIST_DIR}/test_${part}.py)
+    set_tests_properties(cli_${part} PROPERTIES LABELS cli TIMEOUT 900 ENVIRONMENT
+      "DESCRIBE=$<TARGET_FILE:describe>;LV_SOURCE=${PROJECT_SOURCE_DIR};LV_BUILD=${CMAKE_BINARY_DIR}")
+  endforeach()
+endif()
