@@ -1,0 +1,67 @@
+// The stored outputs of the references (see README.md) and how far we are from them.
+#ifndef LV_TESTS_GOLDEN_H
+#define LV_TESTS_GOLDEN_H
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "check.h"
+#include "core/files.h"
+#include "core/safetensors.h"
+
+// Relative errors, ||ours - reference|| / ||reference||, in f32 on both sides.
+#define GOLDEN_TOLERANCE 1e-4
+#define GOLDEN_AWQ_TOLERANCE 1e-3
+
+// The stored tensor "item/what"; NULL where there is none.
+static inline const lv_tensor *golden_find(const lv_safetensors *file, const char *item,
+                                           const char *what) {
+    char name[128];
+    snprintf(name, sizeof name, "%s/%s", item, what);
+    const lv_named_tensor *found = lv_safetensors_find(file, name);
+    return found ? &found->tensor : NULL;
+}
+
+// An aligned copy (the file's tensors lie anywhere); the caller frees it.
+static inline void *golden_copy(const lv_tensor *tensor) {
+    void *copy = malloc(lv_tensor_bytes(tensor) + 1);
+    if (!copy) {
+        abort();
+    }
+    memcpy(copy, tensor->data, lv_tensor_bytes(tensor));
+    ((char *)copy)[lv_tensor_bytes(tensor)] = 0;
+    return copy;
+}
+
+static inline double golden_relative(const float *ours, const float *reference, size_t n) {
+    double difference = 0, size = 0;
+    for (size_t i = 0; i < n; i++) {
+        const double d = (double)ours[i] - reference[i];
+        difference += d * d;
+        size += (double)reference[i] * reference[i];
+    }
+    return sqrt(difference / size);
+}
+
+// The relative error against a stored f32 tensor that must have n elements; NaN where it has not.
+static inline double golden_error(const float *ours, size_t n, const lv_tensor *reference) {
+    if (reference->dtype != LV_F32 || lv_tensor_count(reference) != (int64_t)n) {
+        return NAN;
+    }
+    float *copy = golden_copy(reference);
+    const double error = golden_relative(ours, copy, n);
+    free(copy);
+    return error;
+}
+
+static inline lv_safetensors *golden_open(const char *name) {
+    char path[512];
+    lv_safetensors *file = NULL;
+    snprintf(path, sizeof path, "%s/tests/golden/data/%s.safetensors", LV_SOURCE_DIR, name);
+    CHECK_OK(lv_safetensors_open(path, &file));
+    return file;
+}
+
+#endif
