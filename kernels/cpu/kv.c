@@ -1,0 +1,85 @@
+// The paged cache of keys and values. Its pages are mapped, not touched: memory is committed as
+// tokens come.
+#include <stdlib.h>
+
+#include "core/files.h"
+#include "kernels/cpu/cpu.h"
+
+static lv_dtype kv_type(lv_dtype dtype) {
+    return dtype == LV_NONE ? LV_F32 : dtype;
+}
+
+size_t lv_cpu_kv_block_bytes(lv_backend *be, int n_layers, int n_kv_heads, int head_dim,
+                             lv_dtype kv_dtype) {
+    (void)be;
+    return (size_t)n_layers * 2 * (size_t)n_kv_heads * (size_t)head_dim * LV_KV_BLOCK *
+           lv_dtype_bytes(kv_type(kv_dtype));
+}
+
+lv_status lv_cpu_kv_create(lv_backend *be, int n_layers, int n_kv_heads, int head_dim, int n_blocks,
+                           lv_dtype kv_dtype, lv_kv **out) {
+    size_t bytes;
+    *out = NULL;
+    lv_dtype dtype = kv_type(kv_dtype);
+    if (dtype != LV_F32 && dtype != LV_F16) {
+        return lv_fail(LV_EUNSUPPORTED, "KV cache of %s: the CPU keeps f32 or f16",
+                       lv_dtype_name(dtype));
+    }
+    if (n_layers <= 0 || n_kv_heads <= 0 || head_dim <= 0 || n_blocks <= 0) {
+        return lv_fail(LV_EINVAL, "KV cache of %d layers, %d heads, %d wide, %d blocks", n_layers,
+                       n_kv_heads, head_dim, n_blocks);
+    }
+    if (!lv_mul(lv_cpu_kv_block_bytes(be, n_layers, n_kv_heads, head_dim, dtype), (size_t)n_blocks,
+                &bytes)) {
+        return lv_fail(LV_ENOMEM, "KV cache of %d blocks: too large", n_blocks);
+    }
+    lv_kv *kv = calloc(1, sizeof *kv);
+    void *data = kv ? lv_cpu_map(bytes) : NULL;
+    if (!data) {
+        free(kv);
+        return lv_fail(LV_ENOMEM, "KV cache: no %zu bytes", bytes);
+    }
+    *kv = (lv_kv){.n_layers = n_layers,
+                  .n_kv_heads = n_kv_heads,
+                  .head_dim = head_dim,
+                  .n_blocks = n_blocks,
+                  .dtype = dtype,
+                  .map_bytes = bytes,
+                  .data = data};
+    *out = kv;
+    return LV_OK;
+}
+
+void lv_cpu_kv_free(lv_backend *be, lv_kv *kv) {
+    (void)be;
+    if (kv) {
+        lv_cpu_unmap(kv->data, kv->map_bytes);
+        free(kv);
+    }
+}
+
+lv_status lv_cpu_kv_check(const lv_batch *batch, const lv_attention_shape *shape, const lv_kv *kv,
+                          int layer) {
+    if (layer < 0 || layer >= kv->n_layers || shape->n_kv_heads != kv->n_kv_heads ||
+        shape->head_dim != kv->head_dim || shape->n_heads % shape->n_kv_heads) {
+        return lv_fail(LV_EINVAL,
+                       "attention of layer %d, %d/%d heads of %d: the cache has %d, %d, %d", layer,
+                       shape->n_heads, shape->n_kv_heads, shape->head_dim, kv->n_layers,
+                       kv->n_kv_heads, kv->head_dim);
+    }
+    for (int s = 0; s < batch->n_seqs; s++) {
+        int n_new = batch->token_start[s + 1] - batch->token_start[s];
+        int n_blocks = (batch->kv_length[s] + LV_KV_BLOCK - 1) / LV_KV_BLOCK;
+        if (n_new < 0 || n_new > batch->kv_length[s] || n_blocks > batch->max_blocks) {
+            return lv_fail(LV_EINVAL, "sequence %d: %d new of %d cached tokens in %d blocks", s,
+                           n_new, batch->kv_length[s], batch->max_blocks);
+        }
+        for (int b = 0; b < n_blocks; b++) {
+            int block = batch->block_table[(ptrdiff_t)s * batch->max_blocks + b];
+            if (block < 0 || block >= kv->n_blocks) {
+                return lv_fail(LV_EINVAL, "sequence %d: block %d of %d", s, block, kv->n_blocks);
+            }
+        }
+    }
+    return LV_OK;
+}

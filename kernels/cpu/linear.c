@@ -1,0 +1,152 @@
+// out[m, n_out] = activation(x[m, n_in] W^T + bias) + residual.
+//
+// Work is cut into tasks of 64 outputs and up to 192 rows; a task computes its 64 columns into a
+// tile of f32 and then finishes them (bias, activation, residual). Dense weights are converted and
+// transposed 128 k at a time into a panel in L1 and multiplied there, int4 weights go to the kernel
+// of int4.inc.h. Each output is one sum in the order of k, so rows do not depend on m, nor on
+// threads.
+#include <omp.h>
+#include <string.h>
+
+#include "kernels/cpu/cpu.h"
+
+#define PANEL_K 128
+
+typedef struct task {
+    const lv_linear *w;
+    const float *x;     // [m, n_in]
+    lv_int4_rows quant; // of x, where w is int4
+    int m;
+    int n_panels, n_chunks; // of 64 outputs; of rows
+    lv_activation activation;
+    const float *residual; // [m, n_out] or NULL
+    float *out;            // [m, n_out]
+} task;
+
+// Row j of the stacked parts, or the last one for j beyond them.
+static const uint8_t *weight_row(const lv_linear *w, int j) {
+    const lv_linear_source *s = w->parts;
+    j = j < w->n_out ? j : w->n_out - 1;
+    for (; j >= s->n_out; s++) {
+        j -= s->n_out;
+    }
+    size_t row_bytes = (size_t)w->n_in * lv_dtype_bytes(s->weight.dtype);
+    return (const uint8_t *)s->weight.data + (size_t)j * row_bytes;
+}
+
+// c[n_rows, 64] = x w^T for outputs j0 .. j0 + n_j - 1.
+static void dense_panel(const lv_cpu *cpu, const task *t, int j0, int n_j, int row0, int n_rows,
+                        float *panel, float *c) {
+    const uint8_t *rows[LV_CPU_PANEL];
+    lv_dtype dtype = t->w->parts[0].weight.dtype;
+    ptrdiff_t size = (ptrdiff_t)lv_dtype_bytes(dtype);
+    int n_in = t->w->n_in, n_padded = (n_j + 15) / 16 * 16;
+    for (int j = 0; j < n_padded; j++) {
+        rows[j] = weight_row(t->w, j0 + j);
+    }
+    memset(c, 0, (size_t)n_rows * LV_CPU_PANEL * sizeof(float));
+    for (int k = 0; k < n_in; k += PANEL_K) {
+        int n_k = n_in - k < PANEL_K ? n_in - k : PANEL_K;
+        cpu->vector->pack(dtype, rows, n_padded, n_k, panel);
+        cpu->vector->gemm(n_rows, n_padded, n_k, t->x + (ptrdiff_t)row0 * n_in + k, n_in, panel,
+                          LV_CPU_PANEL, c, LV_CPU_PANEL);
+        for (int j = 0; j < n_padded; j++) {
+            rows[j] += n_k * size;
+        }
+    }
+}
+
+static void finish(const lv_cpu *cpu, const task *t, int j0, int n_j, int row0, int n_rows,
+                   float *c) {
+    const float *bias = t->w->bias ? t->w->bias + j0 : NULL;
+    for (int i = 0; i < n_rows; i++, c += LV_CPU_PANEL) {
+        ptrdiff_t at = (ptrdiff_t)(row0 + i) * t->w->n_out + j0;
+        for (int j = 0; bias && j < n_j; j++) {
+            c[j] += bias[j];
+        }
+        if (t->activation != LV_ACT_NONE) {
+            cpu->vector->activate(t->activation, c, n_j);
+        }
+        for (int j = 0; t->residual && j < n_j; j++) {
+            c[j] += t->residual[at + j];
+        }
+        memcpy(t->out + at, c, (size_t)n_j * sizeof(float));
+    }
+}
+
+static void run_task(const lv_cpu *cpu, const task *t, int index, float *scratch) {
+    float *c = scratch, *panel = scratch + LV_CPU_ROWS * LV_CPU_PANEL;
+    int j0 = index / t->n_chunks * LV_CPU_PANEL, chunk = index % t->n_chunks;
+    int n_j = t->w->n_out - j0 < LV_CPU_PANEL ? t->w->n_out - j0 : LV_CPU_PANEL, row0, row1;
+    if (t->w->int4.q) {
+        int block0 = (int)((int64_t)chunk * t->quant.n_blocks / t->n_chunks);
+        int block1 = (int)((int64_t)(chunk + 1) * t->quant.n_blocks / t->n_chunks);
+        row0 = lv_int4_row(&t->quant, block0);
+        row1 = lv_int4_row(&t->quant, block1);
+        cpu->int4(&t->w->int4, j0 / LV_INT4_TILE, &t->quant, block0, block1, c);
+    } else {
+        row0 = (int)((int64_t)chunk * t->m / t->n_chunks);
+        row1 = (int)((int64_t)(chunk + 1) * t->m / t->n_chunks);
+        dense_panel(cpu, t, j0, n_j, row0, row1 - row0, panel, c);
+    }
+    finish(cpu, t, j0, n_j, row0, row1 - row0, c);
+}
+
+static lv_status quantise_rows(lv_cpu *cpu, const float *x, int m, const lv_int4 *w,
+                               lv_int4_rows *out) {
+    int n_blocks = w->n_in / w->block;
+    size_t n_values = (size_t)m * (size_t)w->n_in, n_scales = (size_t)m * (size_t)n_blocks;
+    void *scratch;
+    LV_TRY(lv_cpu_scratch(cpu, LV_SCRATCH_INT4, n_values * 2 + n_scales * 8, &scratch));
+    out->n_rows = m;
+    out->n_blocks = (m + cpu->int4_rows - 1) / cpu->int4_rows;
+    out->scales = scratch;
+    out->sums = (int32_t *)(out->scales + n_scales);
+    out->q = (int16_t *)(out->sums + n_scales);
+#pragma omp parallel for num_threads(cpu->n_threads) if (m >= 8)
+    for (int block = 0; block < out->n_blocks; block++) {
+        int row0 = lv_int4_row(out, block), n_r = lv_int4_row(out, block + 1) - row0;
+        for (int r = 0; r < n_r; r++) {
+            cpu->vector->quantise(x + (ptrdiff_t)(row0 + r) * w->n_in, w->n_in, w->block, r, n_r,
+                                  out->q + (ptrdiff_t)row0 * w->n_in,
+                                  out->scales + (ptrdiff_t)row0 * n_blocks,
+                                  out->sums + (ptrdiff_t)row0 * n_blocks);
+        }
+    }
+    return LV_OK;
+}
+
+// Row chunks: no more than fit a task, enough for all threads.
+static int count_chunks(const lv_cpu *cpu, const task *t) {
+    int n_units = t->w->int4.q ? t->quant.n_blocks : (t->m + 11) / 12; // what a chunk is made of
+    int unit_rows = (t->m + n_units - 1) / n_units, most = LV_CPU_ROWS / unit_rows;
+    int n_chunks = (n_units + most - 1) / most;
+    int wanted = (4 * cpu->n_threads + t->n_panels - 1) / t->n_panels;
+    wanted = wanted < n_units / 2 ? wanted : n_units / 2;
+    return cpu->n_threads > 1 && wanted > n_chunks ? wanted : n_chunks;
+}
+
+lv_status lv_cpu_linear(lv_backend *be, const void *x, int m, const lv_linear *w,
+                        lv_activation activation, const void *residual, void *out) {
+    lv_cpu *cpu = (lv_cpu *)be;
+    task t = {.w = w, .x = x, .m = m, .activation = activation, .residual = residual, .out = out};
+    void *scratch;
+    const ptrdiff_t per_thread = (LV_CPU_ROWS + PANEL_K) * LV_CPU_PANEL;
+    if (m <= 0) {
+        return LV_OK;
+    }
+    LV_TRY(lv_cpu_scratch(cpu, LV_SCRATCH_THREADS,
+                          (size_t)(cpu->n_threads * per_thread) * sizeof(float), &scratch));
+    if (w->int4.q) {
+        LV_TRY(quantise_rows(cpu, x, m, &w->int4, &t.quant));
+    }
+    t.n_panels = (w->n_out + LV_CPU_PANEL - 1) / LV_CPU_PANEL;
+    t.n_chunks = count_chunks(cpu, &t);
+    double work = (double)m * w->n_out * w->n_in;
+    int n_tasks = t.n_panels * t.n_chunks;
+#pragma omp parallel for num_threads(cpu->n_threads) if (work > 1e5 && n_tasks > 1)
+    for (int i = 0; i < n_tasks; i++) {
+        run_task(cpu, &t, i, (float *)scratch + omp_get_thread_num() * per_thread);
+    }
+    return LV_OK;
+}

@@ -1,0 +1,327 @@
+// The vector kernels, compiled once for each instruction set by vector_*.c, which define
+//   LV_W          f32 lanes of a vector
+//   LV_MR, LV_NV  register block of the matrix product: LV_MR rows x LV_NV vectors of columns
+//   LV_KERNELS    name of the table defined here
+//   lv_load_f16(p): LV_W f16 at p (unaligned) -> vf
+// Vectors are GCC's (also clang's); loops over rows of plain floats are left to the vectoriser.
+#include <math.h>
+#include <string.h>
+
+#include "kernels/cpu/cpu.h"
+
+// c[LV_MR, LV_NV LV_W] += a[LV_MR, k] b[k, LV_NV LV_W]: the sums stay in registers, a is broadcast.
+// Bound by the two FMA pipes: LV_MR LV_NV FMAs to LV_NV loads of b and LV_MR broadcasts.
+static inline __attribute__((always_inline)) void gemm_tile(int mr, int nv, int k, const float *a,
+                                                            ptrdiff_t lda, const float *b,
+                                                            ptrdiff_t ldb, float *c,
+                                                            ptrdiff_t ldc) {
+    vf sum[LV_MR][LV_NV];
+#pragma GCC unroll 16
+    for (int r = 0; r < mr; r++) {
+#pragma GCC unroll 16
+        for (int v = 0; v < nv; v++) {
+            sum[r][v] = load(c + r * ldc + v * LV_W);
+        }
+    }
+    for (int p = 0; p < k; p++) {
+        vf bv[LV_NV];
+#pragma GCC unroll 16
+        for (int v = 0; v < nv; v++) {
+            bv[v] = load(b + p * ldb + v * LV_W);
+        }
+#pragma GCC unroll 16
+        for (int r = 0; r < mr; r++) {
+            float x = a[r * lda + p];
+#pragma GCC unroll 16
+            for (int v = 0; v < nv; v++) {
+                sum[r][v] += x * bv[v];
+            }
+        }
+    }
+#pragma GCC unroll 16
+    for (int r = 0; r < mr; r++) {
+#pragma GCC unroll 16
+        for (int v = 0; v < nv; v++) {
+            store(c + r * ldc + v * LV_W, sum[r][v]);
+        }
+    }
+}
+
+// nv vectors of columns, all rows.
+static inline __attribute__((always_inline)) void gemm_columns(int nv, int m, int k, const float *a,
+                                                               ptrdiff_t lda, const float *b,
+                                                               ptrdiff_t ldb, float *c,
+                                                               ptrdiff_t ldc) {
+    int i = 0;
+    for (; i + LV_MR <= m; i += LV_MR) {
+        gemm_tile(LV_MR, nv, k, a + i * lda, lda, b, ldb, c + i * ldc, ldc);
+    }
+    for (; i + 2 <= m; i += 2) {
+        gemm_tile(2, nv, k, a + i * lda, lda, b, ldb, c + i * ldc, ldc);
+    }
+    if (i < m) {
+        gemm_tile(1, nv, k, a + i * lda, lda, b, ldb, c + i * ldc, ldc);
+    }
+}
+
+static void gemm(int m, int n, int k, const float *a, ptrdiff_t lda, const float *b, ptrdiff_t ldb,
+                 float *c, ptrdiff_t ldc) {
+    int j = 0;
+    for (; j + LV_NV * LV_W <= n; j += LV_NV * LV_W) {
+        gemm_columns(LV_NV, m, k, a, lda, b + j, ldb, c + j, ldc);
+    }
+    for (; j + LV_W <= n; j += LV_W) {
+        gemm_columns(1, m, k, a, lda, b + j, ldb, c + j, ldc);
+    }
+    for (; j < n; j++) {
+        for (int i = 0; i < m; i++) {
+            float sum = c[i * ldc + j];
+            for (int p = 0; p < k; p++) {
+                sum += a[i * lda + p] * b[p * ldb + j];
+            }
+            c[i * ldc + j] = sum;
+        }
+    }
+}
+
+static vf load_as_f32(lv_dtype dtype, const uint8_t *p) {
+    if (dtype == LV_F32) {
+        vf value;
+        memcpy(&value, p, sizeof value);
+        return value;
+    }
+    if (dtype == LV_F16) {
+        return lv_load_f16(p);
+    }
+    vh half;
+    memcpy(&half, p, sizeof half);
+    return (vf)(__builtin_convertvector(half, vu) << 16);
+}
+
+// LV_W rows x LV_W columns -> their transpose: log2(LV_W) perfect shuffles of the row vectors.
+static void transpose(vf *v) {
+    for (int step = 1; step < LV_W; step *= 2) {
+        vf t[LV_W];
+#pragma GCC unroll 8
+        for (int i = 0; i < LV_W / 2; i++) {
+            t[2 * i] = interleave_low(v[i], v[i + LV_W / 2]);
+            t[2 * i + 1] = interleave_high(v[i], v[i + LV_W / 2]);
+        }
+        memcpy(v, t, sizeof t);
+    }
+}
+
+static inline __attribute__((always_inline)) void
+pack_as(lv_dtype dtype, const uint8_t *const *rows, int n_j, int n_k, float *out) {
+    ptrdiff_t size = (ptrdiff_t)lv_dtype_bytes(dtype);
+    for (int j = 0; j < n_j; j += LV_W) {
+        int k = 0;
+        for (; k + LV_W <= n_k; k += LV_W) {
+            vf v[LV_W];
+#pragma GCC unroll 16
+            for (int i = 0; i < LV_W; i++) {
+                v[i] = load_as_f32(dtype, rows[j + i] + k * size);
+            }
+            transpose(v);
+#pragma GCC unroll 16
+            for (int i = 0; i < LV_W; i++) {
+                store(out + (k + i) * LV_CPU_PANEL + j, v[i]);
+            }
+        }
+        for (; k < n_k; k++) {
+            for (int i = 0; i < LV_W; i++) {
+                lv_to_f32(dtype, rows[j + i] + k * size, 1, out + k * LV_CPU_PANEL + j + i);
+            }
+        }
+    }
+}
+
+static void pack(lv_dtype dtype, const uint8_t *const *rows, int n_j, int n_k, float *out) {
+    if (dtype == LV_F16) {
+        pack_as(LV_F16, rows, n_j, n_k, out);
+    } else if (dtype == LV_BF16) {
+        pack_as(LV_BF16, rows, n_j, n_k, out);
+    } else {
+        pack_as(LV_F32, rows, n_j, n_k, out);
+    }
+}
+
+static void layer_norm(const float *x, int d, const float *weight, const float *bias, float eps,
+                       float *out) {
+    float mean = 0, var = 0;
+#pragma omp simd reduction(+ : mean)
+    for (int i = 0; i < d; i++) {
+        mean += x[i];
+    }
+    mean /= (float)d;
+#pragma omp simd reduction(+ : var)
+    for (int i = 0; i < d; i++) {
+        var += (x[i] - mean) * (x[i] - mean);
+    }
+    float factor = 1.0f / sqrtf(var / (float)d + eps);
+    for (int i = 0; i < d; i++) {
+        out[i] = (x[i] - mean) * factor * weight[i] + bias[i];
+    }
+}
+
+static void rms_norm(const float *x, int d, const float *weight, float eps, float *out) {
+    float sum = 0;
+#pragma omp simd reduction(+ : sum)
+    for (int i = 0; i < d; i++) {
+        sum += x[i] * x[i];
+    }
+    float factor = 1.0f / sqrtf(sum / (float)d + eps);
+    for (int i = 0; i < d; i++) {
+        out[i] = x[i] * factor * weight[i];
+    }
+}
+
+// e^x within 2 ulp: 2^n times a polynomial on [-ln 2 / 2, ln 2 / 2] (Cephes, expf); 0 below -87.3,
+// NaN stays NaN. Without branches, so that loops over it become vectors.
+static inline float exp_f32(float x) {
+    float y = x < -87.3f ? -87.3f : x;
+    y = y > 88.3f ? 88.3f : y;
+    float shifted = y * 1.44269504f + 12582912.0f; // 1.5 * 2^23: the integer part in the low bits
+    float n = shifted - 12582912.0f;
+    float r = y - n * 0.693359375f;
+    r = r + n * 2.12194440e-4f;
+    float p = 1.9875691500e-4f;
+    p = p * r + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    p = p * r * r + r + 1.0f;
+    union {
+        float f;
+        uint32_t u;
+    } bits = {.f = shifted};
+    bits.u = (bits.u + 127) << 23;
+    return x < -87.3f ? 0.0f : p * bits.f;
+}
+
+static float max_of(const float *x, int n, float max) {
+#pragma omp simd reduction(max : max)
+    for (int i = 0; i < n; i++) {
+        max = x[i] > max ? x[i] : max;
+    }
+    return max;
+}
+
+// x -> exp(x - max); returns their sum.
+static float exp_row(float *x, int n, float max) {
+    float sum = 0;
+#pragma omp simd reduction(+ : sum)
+    for (int i = 0; i < n; i++) {
+        x[i] = exp_f32(x[i] - max);
+        sum += x[i];
+    }
+    return sum;
+}
+
+static void scale(float *x, int n, float factor) {
+    for (int i = 0; i < n; i++) {
+        x[i] *= factor;
+    }
+}
+
+static void softmax(float *x, int n) {
+    float sum = exp_row(x, n, max_of(x, n, -INFINITY));
+    scale(x, n, 1.0f / sum);
+}
+
+static float softmax_page(float *s, int n, float *max, float *sum) {
+    float new_max = max_of(s, n, *max);
+    float factor = new_max == *max ? 1.0f : exp_f32(*max - new_max);
+    *sum = *sum * factor + exp_row(s, n, new_max);
+    *max = new_max;
+    return factor;
+}
+
+static void activate(lv_activation activation, float *x, int n) {
+    switch (activation) {
+    case LV_ACT_QUICK_GELU:
+        for (int i = 0; i < n; i++) {
+            x[i] = x[i] / (1.0f + exp_f32(-1.702f * x[i]));
+        }
+        break;
+    case LV_ACT_SILU:
+        for (int i = 0; i < n; i++) {
+            x[i] = x[i] / (1.0f + exp_f32(-x[i]));
+        }
+        break;
+    case LV_ACT_GELU:
+        for (int i = 0; i < n; i++) {
+            x[i] = 0.5f * x[i] * (1.0f + erff(x[i] * 0.70710678f));
+        }
+        break;
+    case LV_ACT_GELU_TANH:
+        for (int i = 0; i < n; i++) {
+            float t = tanhf(0.79788456f * (x[i] + 0.044715f * x[i] * x[i] * x[i]));
+            x[i] = 0.5f * x[i] * (1.0f + t);
+        }
+        break;
+    case LV_ACT_NONE:
+        break;
+    }
+}
+
+static void silu_mul(const float *gate, const float *up, int n, float *out) {
+    for (int i = 0; i < n; i++) {
+        out[i] = gate[i] / (1.0f + exp_f32(-gate[i])) * up[i];
+    }
+}
+
+static void convert_f16(const uint16_t *source, int n, float *out) {
+    int i = 0;
+    for (; i + LV_W <= n; i += LV_W) {
+        store(out + i, lv_load_f16((const uint8_t *)(source + i)));
+    }
+    for (; i < n; i++) {
+        out[i] = lv_f16_to_f32(source[i]);
+    }
+}
+
+// Rounds to nearest even. A block with a NaN or an infinity gets the scale NaN, so that the outputs
+// say so. The bits must be the same everywhere: no contraction is possible in these expressions.
+static void quantise(const float *x, int n_in, int block, int r, int n_r, int16_t *q, float *scales,
+                     int32_t *sums) {
+    for (int b = 0; b < n_in / block; b++) {
+        const float *xb = x + (ptrdiff_t)b * block;
+        int16_t *qb = q + ((ptrdiff_t)b * block / 2 * n_r + r) * 2;
+        float max = 0, bad = 0;
+        for (int i = 0; i < block; i++) {
+            float a = fabsf(xb[i]);
+            max = a > max ? a : max;
+            bad += xb[i] * 0.0f;
+        }
+        // Below the smallest normal number 1 / scale could overflow: such a block is 0.
+        float inverse = max > 1e-30f && bad == 0.0f ? 32767.0f / max : 0;
+        int32_t sum = 0, rounded[LV_INT4_MAX_BLOCK];
+        for (int i = 0; i < block; i++) {
+            float t = xb[i] * inverse;
+            rounded[i] = bad == 0.0f ? (int32_t)rintf(t) : 0;
+            sum += rounded[i];
+        }
+        for (int i = 0; i < block; i += 2) {
+            qb[(ptrdiff_t)i * n_r] = (int16_t)rounded[i];
+            qb[(ptrdiff_t)i * n_r + 1] = (int16_t)rounded[i + 1];
+        }
+        scales[b * n_r + r] = bad == 0.0f ? max / 32767.0f : NAN;
+        sums[b * n_r + r] = sum;
+    }
+}
+
+const lv_vector_kernels LV_KERNELS = {
+    .gemm = gemm,
+    .pack = pack,
+    .layer_norm = layer_norm,
+    .rms_norm = rms_norm,
+    .softmax = softmax,
+    .softmax_page = softmax_page,
+    .activate = activate,
+    .silu_mul = silu_mul,
+    .scale = scale,
+    .convert_f16 = convert_f16,
+    .quantise = quantise,
+};

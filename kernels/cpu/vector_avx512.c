@@ -1,0 +1,19 @@
+// Vector kernels for AVX-512 (F, BW, DQ, VL).
+#if defined(__x86_64__)
+#define LV_W 16
+#define LV_MR 6
+#define LV_NV 4
+#define LV_KERNELS lv_vector_avx512
+
+#include <immintrin.h>
+
+#include "kernels/cpu/vector_types.h"
+
+static inline vf lv_load_f16(const uint8_t *p) {
+    return (vf)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p));
+}
+
+#include "kernels/cpu/vector.inc.h"
+#else
+typedef int lv_not_x86; // an empty file is not C
+#endif
