@@ -116,7 +116,7 @@ static lv_status open_all(const char *dir, lv_shards *out) {
     lv_status status = LV_OK;
     for (struct dirent *item; (item = readdir(handle));) {
         pickled |= ends_with(item->d_name, ".bin") || ends_with(item->d_name, ".pth") ||
-                   ends_with(item->d_name, ".pt");
+                   ends_with(item->d_name, ".pt") || ends_with(item->d_name, ".bin.index.json");
         gguf |= ends_with(item->d_name, ".gguf");
         if (ends_with(item->d_name, ".safetensors") && is_plain_name(item->d_name)) {
             LV_TRY_DONE(add_shard(dir, item->d_name, out));
