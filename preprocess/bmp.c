@@ -220,6 +220,7 @@ lv_status lv_bmp_decode(lv_bytes file, const lv_image_limits *limits, lv_image *
                         int *orientation) {
     (void)orientation;
     bmp b = {.file = file};
+    lv_palette_init(b.palette);
     if (file.n < FILE_HEADER + 4) {
         return cut(&b);
     }
@@ -238,7 +239,8 @@ lv_status lv_bmp_decode(lv_bytes file, const lv_image_limits *limits, lv_image *
     LV_TRY(read_masks(&b, &at));
     LV_TRY(read_palette(&b, &at));
     uint32_t offset = lv_le32(file.data + 10);
-    b.pixels = offset ? offset : at;
+    bool skips_palette = offset == FILE_HEADER + b.header; // a known writer's mistake
+    b.pixels = offset && !skips_palette ? offset : at;
     if (b.pixels > file.n) {
         return cut(&b);
     }

@@ -33,6 +33,45 @@ int lv_exif_orientation(lv_bytes tiff) {
     return 1;
 }
 
+static int hex_value(uint8_t c) {
+    return c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+}
+
+int lv_exif_hex_orientation(lv_bytes text) {
+    static const char prefix[] = "Exif\0";
+    uint8_t block[4096]; // the orientation is in the first directory
+    size_t at = 0, n = 0;
+    for (int n_lines = 0; at < text.n && n_lines < 3; at++) {
+        n_lines += text.data[at] == '\n';
+    }
+    for (int high = -1; at < text.n && n < sizeof(block); at++) {
+        int value = hex_value(text.data[at]);
+        if (value >= 0 && high < 0) {
+            high = value;
+        } else if (value >= 0) {
+            block[n++] = (uint8_t)(high * 16 + value);
+            high = -1;
+        }
+    }
+    size_t skip = n >= 6 && memcmp(block, prefix, 6) == 0 ? 6 : 0;
+    return lv_exif_orientation((lv_bytes){block + skip, n - skip});
+}
+
+int lv_xmp_orientation(lv_bytes xml) {
+    static const char name[] = "tiff:Orientation";
+    const size_t n_name = sizeof(name) - 1;
+    for (const uint8_t *at = xml.data, *end = xml.data + xml.n;
+         (at = memmem(at, (size_t)(end - at), name, n_name)) != NULL;) {
+        at += n_name;
+        size_t skip = end - at >= 3 && at[0] == '=' && at[1] == '"' ? 2 : 1;
+        if ((size_t)(end - at) > skip && (skip == 2 || at[0] == '>') && at[skip] >= '1' &&
+            at[skip] <= '8') {
+            return at[skip] - '0';
+        }
+    }
+    return 1;
+}
+
 // Orientations 2 to 8 as steps: transpose first (5 to 8 lie on their side), then mirror each axis.
 lv_status lv_image_orient(lv_image *image, int orientation) {
     if (orientation < 2 || orientation > 8) {

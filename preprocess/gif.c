@@ -1,4 +1,5 @@
-// GIF: the first frame, on a page that is transparent (white) where the frame does not reach.
+// GIF: the first frame. Where it does not reach, the page is transparent (white), or colour 0 where
+// no index is transparent, as in Pillow.
 //
 // A header with the screen's size and perhaps a palette, then blocks: extensions (of which the
 // graphic control names a transparent index) and images: a rectangle, perhaps its own palette, and
@@ -44,7 +45,7 @@ static lv_status read_palette(gif *g, int flags) {
     const uint8_t *colours;
     size_t n = (size_t)2 << (flags & 7);
     LV_TRY(take(g, 3 * n, &colours));
-    memset(g->palette, 0, sizeof(g->palette));
+    lv_palette_init(g->palette);
     memcpy(g->palette, colours, 3 * n);
     return LV_OK;
 }
@@ -102,24 +103,24 @@ static int row_of(const gif *g, int index) {
     return index;
 }
 
-// The frame's sub-blocks as one run of bytes; they must end within the file.
-static lv_status join_blocks(gif *g, uint8_t *joined, size_t *n_joined) {
-    const uint8_t *size, *data;
-    *n_joined = 0;
-    for (;;) {
-        LV_TRY(take(g, 1, &size));
-        if (*size == 0) {
-            return LV_OK;
-        }
-        LV_TRY(take(g, *size, &data));
-        memcpy(joined + *n_joined, data, *size);
-        *n_joined += *size;
+// The frame's sub-blocks as one run of bytes, as far as the file goes: whether they hold the whole
+// frame shows when they are unpacked.
+static size_t join_blocks(gif *g, uint8_t *joined) {
+    const uint8_t *data = g->file.data + g->at;
+    size_t room = g->file.n - g->at, n_joined = 0;
+    while (room > 1 && data[0] > 0) {
+        size_t n = data[0] < room - 1 ? data[0] : room - 1;
+        memcpy(joined + n_joined, data + 1, n);
+        n_joined += n;
+        data += n + 1;
+        room -= n + 1;
     }
+    return n_joined;
 }
 
 static lv_status broken(size_t n_done, size_t n) {
-    return lv_fail(LV_EFORMAT, "GIF: the picture data is broken after %zu of %zu pixels", n_done,
-                   n);
+    return lv_fail(LV_EFORMAT, "GIF: the picture data is broken or cut after %zu of %zu pixels",
+                   n_done, n);
 }
 
 // Decodes exactly n indices.
@@ -172,6 +173,10 @@ static lv_status unpack(lv_bytes codes, int min_bits, lzw *table, uint8_t *out, 
 }
 
 static void draw(const gif *g, const uint8_t *indices, lv_image *out) {
+    size_t n_pixels = (size_t)out->width * (size_t)out->height;
+    for (size_t i = 0; i < n_pixels && g->transparent < 0; i++) {
+        memcpy(out->rgb + 3 * i, g->palette[0], 3);
+    }
     for (int i = 0; i < g->height; i++) {
         int y = g->top + row_of(g, i);
         uint8_t *rgb = out->rgb + ((size_t)y * (size_t)out->width + (size_t)g->left) * 3;
@@ -192,8 +197,8 @@ static lv_status read_frame(gif *g, lv_image *out) {
     if (status != LV_OK) {
         return status;
     }
-    if (*min_bits < 1 || *min_bits > 8) {
-        return lv_fail(LV_EFORMAT, "GIF: codes of %d bits, 1 to 8 expected", *min_bits);
+    if (*min_bits < 1 || *min_bits > 11) {
+        return lv_fail(LV_EFORMAT, "GIF: codes of %d bits, 1 to 11 expected", *min_bits);
     }
     codes = malloc(g->file.n - g->at + 1);
     table = malloc(sizeof(*table));
@@ -202,7 +207,7 @@ static lv_status read_frame(gif *g, lv_image *out) {
         status = lv_fail(LV_ENOMEM, "GIF: no memory for %zu pixels", n);
         goto done;
     }
-    LV_TRY_DONE(join_blocks(g, codes, &n_codes));
+    n_codes = join_blocks(g, codes);
     LV_TRY_DONE(unpack((lv_bytes){codes, n_codes}, *min_bits, table, indices, n));
     draw(g, indices, out);
 done:
@@ -220,9 +225,7 @@ lv_status lv_gif_decode(lv_bytes file, const lv_image_limits *limits, lv_image *
     LV_TRY(take(&g, 7, &screen));
     int width = (int)lv_le16(screen), height = (int)lv_le16(screen + 2);
     LV_TRY(lv_image_check("GIF", width > 0 ? width : 1, height > 0 ? height : 1, limits));
-    for (int i = 0; i < 256; i++) { // the palette of a file that has none
-        memset(g.palette[i], i, 3);
-    }
+    lv_palette_init(g.palette);
     if (screen[4] & 0x80) {
         LV_TRY(read_palette(&g, screen[4]));
     }

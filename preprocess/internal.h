@@ -52,12 +52,24 @@ typedef lv_status lv_decoder(lv_bytes file, const lv_image_limits *limits, lv_im
 lv_decoder lv_jpeg_decode, lv_webp_decode, lv_png_decode, lv_gif_decode, lv_bmp_decode,
     lv_pnm_decode;
 
+// What a palette's missing colours are, as in Pillow: index i is grey i.
+static inline void lv_palette_init(uint8_t (*palette)[3]) {
+    for (int i = 0; i < 256; i++) {
+        palette[i][0] = palette[i][1] = palette[i][2] = (uint8_t)i;
+    }
+}
+
 // Inflates a zlib stream to at most `capacity` bytes; returns how many, or -1 where the stream is
 // broken, cut or holds more.
 int64_t lv_inflate(lv_bytes zlib, uint8_t *out, size_t capacity);
 
 // The orientation (1 to 8) in a TIFF-structured EXIF block, or 1 where there is none.
 int lv_exif_orientation(lv_bytes tiff);
+
+// The same from the text that ImageMagick keeps EXIF in ("\nexif\n  size\nhex digits"), and from
+// XMP.
+int lv_exif_hex_orientation(lv_bytes text);
+int lv_xmp_orientation(lv_bytes xml);
 
 // Turns the picture as the orientation says; frees and replaces its pixels.
 lv_status lv_image_orient(lv_image *image, int orientation) LV_MUST_CHECK;

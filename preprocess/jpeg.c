@@ -44,7 +44,7 @@ static void on_error(j_common_ptr common) {
 }
 
 // Warnings that leave part of the picture undecoded are errors; the rest (extraneous bytes, odd
-// version numbers) are harmless.
+// version numbers, unused fields that should be 0) are harmless.
 static void on_message(j_common_ptr common, int level) {
     if (level >= 0) {
         return;
@@ -53,6 +53,7 @@ static void on_message(j_common_ptr common, int level) {
     case JWRN_EXTRANEOUS_DATA:
     case JWRN_ADOBE_XFORM:
     case JWRN_JFIF_MAJOR:
+    case JWRN_NOT_SEQUENTIAL:
     case JWRN_TOO_MUCH_DATA:
     case JWRN_BOGUS_ICC:
         return;

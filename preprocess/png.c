@@ -15,15 +15,17 @@
 
 enum { GREY = 0, COLOUR = 2, PALETTE = 3, GREY_ALPHA = 4, COLOUR_ALPHA = 6 };
 enum { EXTRA_BYTES = 1 << 16 }; // a stream may hold this much more than the picture needs
+enum { MAX_TEXT = 1 << 18 };    // of metadata, inflated
 
 typedef struct png {
     int width, height, depth, colour, channels;
     bool interlaced, has_key, has_header;
-    uint8_t palette[256][4]; // RGBA; what PLTE leaves out is black
+    uint8_t palette[256][3], alpha[256];
     int n_palette;
     uint32_t key[3]; // the transparent grey or colour, where has_key
     lv_bytes idat;   // the zlib stream, in the file or in `joined`
     uint8_t *joined;
+    int exif, profile, xmp; // orientations that metadata give; 1: upright, or none
     uint32_t crc_table[256];
 } png;
 
@@ -81,18 +83,14 @@ static lv_status read_palette(png *p, lv_bytes chunk) {
                        chunk.n);
     }
     p->n_palette = (int)(chunk.n / 3);
-    for (int i = 0; i < p->n_palette; i++) {
-        memcpy(p->palette[i], chunk.data + 3 * i, 3);
-    }
+    memcpy(p->palette, chunk.data, chunk.n);
     return LV_OK;
 }
 
 static lv_status read_transparency(png *p, lv_bytes chunk) {
     size_t n_keys = p->colour == GREY ? 1 : 3;
     if (p->colour == PALETTE) {
-        for (size_t i = 0; i < chunk.n && i < 256; i++) {
-            p->palette[i][3] = chunk.data[i];
-        }
+        memcpy(p->alpha, chunk.data, chunk.n < 256 ? chunk.n : 256);
     } else if (p->colour == GREY || p->colour == COLOUR) {
         if (chunk.n < 2 * n_keys) {
             return lv_fail(LV_EFORMAT, "PNG: a transparent colour of %zu bytes", chunk.n);
@@ -124,13 +122,40 @@ static lv_status add_data(png *p, lv_bytes chunk, size_t n_file) {
     return LV_OK;
 }
 
-static lv_status read_chunk(png *p, const uint8_t *type, lv_bytes chunk, lv_bytes file,
-                            const lv_image_limits *limits, int *orientation) {
+// Text behind `keyword` and the zero that ends it; n is 0 where the chunk has another keyword.
+static lv_bytes text_of(lv_bytes chunk, const char *keyword) {
+    size_t n = strlen(keyword) + 1;
+    bool same = chunk.n > n && memcmp(chunk.data, keyword, n) == 0;
+    return same ? (lv_bytes){chunk.data + n, chunk.n - n} : (lv_bytes){chunk.data, 0};
+}
+
+// Orientations: an eXIf chunk; ImageMagick's text, plain or compressed (a 0 byte, then zlib); XMP.
+static void read_metadata(png *p, const uint8_t *type, lv_bytes chunk) {
+    lv_bytes profile = text_of(chunk, "Raw profile type exif");
+    if (!memcmp(type, "eXIf", 4)) {
+        p->exif = lv_exif_orientation(chunk);
+    } else if (!memcmp(type, "tEXt", 4) && profile.n > 0) {
+        p->profile = lv_exif_hex_orientation(profile);
+    } else if (!memcmp(type, "zTXt", 4) && profile.n > 1) {
+        uint8_t *text = malloc(MAX_TEXT);
+        int64_t n =
+            text ? lv_inflate((lv_bytes){profile.data + 1, profile.n - 1}, text, MAX_TEXT) : 0;
+        if (n > 0) {
+            p->profile = lv_exif_hex_orientation((lv_bytes){text, (size_t)n});
+        }
+        free(text);
+    } else if (!memcmp(type, "iTXt", 4)) {
+        p->xmp = lv_xmp_orientation(text_of(chunk, "XML:com.adobe.xmp"));
+    }
+}
+
+static lv_status read_chunk(png *p, const uint8_t *type, lv_bytes chunk, size_t n_file,
+                            const lv_image_limits *limits) {
     if (!memcmp(type, "IHDR", 4)) {
         return read_header(p, chunk, limits);
     }
     if (!p->has_header) {
-        return lv_fail(LV_EFORMAT, "PNG: a chunk %.4s before the header", (const char *)type);
+        return lv_fail(LV_EFORMAT, "PNG: a chunk before the header");
     }
     if (!memcmp(type, "PLTE", 4)) {
         return read_palette(p, chunk);
@@ -139,36 +164,34 @@ static lv_status read_chunk(png *p, const uint8_t *type, lv_bytes chunk, lv_byte
         return read_transparency(p, chunk);
     }
     if (!memcmp(type, "IDAT", 4)) {
-        return add_data(p, chunk, file.n);
+        return add_data(p, chunk, n_file);
     }
-    if (!memcmp(type, "eXIf", 4)) {
-        *orientation = lv_exif_orientation(chunk);
-    }
+    read_metadata(p, type, chunk);
     return LV_OK;
 }
 
-// Every chunk up to the picture data must be whole and have the right checksum. What follows the
-// data is optional (it may say the orientation): reading stops where it is cut or broken.
-static lv_status read_chunks(png *p, lv_bytes file, const lv_image_limits *limits,
-                             int *orientation) {
+// Every chunk must be whole, and up to the picture data must have the right checksum. What follows
+// the data is optional (it may say the orientation): reading stops where it is broken.
+static lv_status read_chunks(png *p, lv_bytes file, const lv_image_limits *limits) {
     size_t at = 8;
-    bool after_data = false;
-    while (file.n - at >= 12) {
+    while (file.n - at >= 12) { // length, type, checksum
         const uint8_t *type = file.data + at + 4;
         size_t n = lv_be32(file.data + at);
-        bool is_data = !memcmp(type, "IDAT", 4);
-        after_data = after_data || (p->idat.data && !is_data);
-        bool cut = n > file.n - at - 12;
-        bool wrong = !cut && crc(p, type, n + 4) != lv_be32(type + 4 + n);
-        if (after_data && (cut || wrong || is_data || !memcmp(type, "IEND", 4))) {
+        bool after_data = p->idat.data && memcmp(type, "IDAT", 4);
+        if (n > file.n - at - 12) {
+            return lv_fail(LV_EFORMAT, "PNG: the chunk at byte %zu passes the end of the file", at);
+        }
+        bool wrong = crc(p, type, n + 4) != lv_be32(type + 4 + n);
+        if (after_data && (wrong || !memcmp(type, "IEND", 4))) {
             return LV_OK;
         }
-        if (cut || wrong) {
-            return lv_fail(LV_EFORMAT, "PNG: the chunk at byte %zu %s", at,
-                           cut ? "passes the end of the file" : "has a wrong checksum");
+        if (wrong) {
+            return lv_fail(LV_EFORMAT, "PNG: the chunk at byte %zu has a wrong checksum", at);
         }
-        if (!after_data || !memcmp(type, "eXIf", 4)) {
-            LV_TRY(read_chunk(p, type, (lv_bytes){type + 4, n}, file, limits, orientation));
+        if (after_data) {
+            read_metadata(p, type, (lv_bytes){type + 4, n});
+        } else {
+            LV_TRY(read_chunk(p, type, (lv_bytes){type + 4, n}, file.n, limits));
         }
         at += n + 12;
     }
@@ -264,9 +287,10 @@ static void expand_pixel(const png *p, const uint8_t *row, size_t x, uint8_t *rg
         s[c] = sample(p, row, x * n + c);
     }
     if (p->colour == PALETTE) {
-        for (int c = 0; c < 4; c++) {
+        for (int c = 0; c < 3; c++) {
             rgba[c] = p->palette[s[0]][c];
         }
+        rgba[3] = p->alpha[s[0]];
     } else {
         bool grey = n < 3;
         for (int c = 0; c < 3; c++) {
@@ -340,10 +364,11 @@ lv_status lv_png_decode(lv_bytes file, const lv_image_limits *limits, lv_image *
         return lv_fail(LV_ENOMEM, "PNG: no memory for the decoder");
     }
     crc_init(p);
-    for (int i = 0; i < 256; i++) {
-        p->palette[i][3] = 255;
-    }
-    LV_TRY_DONE(read_chunks(p, file, limits, orientation));
+    lv_palette_init(p->palette);
+    memset(p->alpha, 255, sizeof(p->alpha));
+    p->exif = p->profile = p->xmp = 1;
+    LV_TRY_DONE(read_chunks(p, file, limits));
+    *orientation = p->exif > 1 ? p->exif : p->profile > 1 ? p->profile : p->xmp;
     if (p->colour == PALETTE && p->n_palette == 0) {
         status = lv_fail(LV_EFORMAT, "PNG: the palette is missing");
         goto done;
