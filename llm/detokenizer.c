@@ -54,7 +54,8 @@ static lv_status emit_pending(lv_detokenizer *d, bool last) {
             return LV_OK;
         }
         if (what == LV_UTF8_VALID) {
-            LV_TRY(emit(d, d->pending, length));
+            bool is_nul = d->pending[0] == 0; // has no place in a C string: left out
+            LV_TRY(emit(d, d->pending, is_nul ? 0 : length));
         } else {
             length = 1;
             LV_TRY(emit(d, REPLACEMENT, strlen(REPLACEMENT)));
