@@ -3,9 +3,9 @@
 
     make_model_goldens.py OUTDIR [LLAMA_DIR]
 
-llava-hf cases: transformers' own processors (the PIL ones), models and generate(), f32, eager attention.
-Original cases: the original LLaVA code's rules written out below (expand to square, any-resolution tiles,
-unpadding) around transformers' CLIP and LLaMA modules. LLAMA_DIR holds the real vocabulary's tokenizer.model and
+llava-hf cases: transformers' own processors (the PIL ones), models and generate(), in f32 with
+eager attention. Original cases: the original LLaVA code's rules (original_llava.py) around
+transformers' CLIP and LLaMA modules. LLAMA_DIR holds the real vocabulary's tokenizer.model and
 tokenizer.json (not ours to ship); without it only the small vocabulary's ids are made.
 Each case is written on its own, so one that fails does not cost the rest.
 """
@@ -16,11 +16,15 @@ import torch
 from PIL import Image
 
 import tiny
+from original_llava import original_merge, original_tiles
+from reference_tokenizers import HfTokenizer, SlowTokenizer
 from tokenizer_texts import texts
 
 QUESTION = "What is in this picture?"
-SYSTEM = ("A chat between a curious human and an artificial intelligence assistant. The assistant gives helpful, "
-          "detailed, and polite answers to the human's questions.")
+SYSTEM = (
+    "A chat between a curious human and an artificial intelligence assistant. The assistant "
+    "gives helpful, detailed, and polite answers to the human's questions."
+)
 VICUNA = SYSTEM + " USER: <image>\n" + QUESTION + " ASSISTANT:"
 PROMPTS = {
     "vicuna": VICUNA,
@@ -35,80 +39,15 @@ OUT, WORK, LLAMA = sys.argv[1], "/tmp/tiny-goldens", sys.argv[2] if len(sys.argv
 # --- tokenizers ----------------------------------------------------------------------------------
 
 
-class SlowTokenizer:
-    """LlamaTokenizer as it stood (sentencepiece, legacy=False), which the original LLaVA code uses.
-
-    Added tokens are cut out; the text's start gets one space in front, the stretches after a token do not.
-    """
-
-    def __init__(self, path):
-        import sentencepiece
-        from sentencepiece import sentencepiece_model_pb2 as pb
-        model = pb.ModelProto()
-        model.ParseFromString(open(path, "rb").read())
-        model.normalizer_spec.add_dummy_prefix = False
-        self.plain = sentencepiece.SentencePieceProcessor(model_proto=model.SerializeToString())
-        self.whole = sentencepiece.SentencePieceProcessor(model_file=path)
-        self.added = {"<unk>": 0, "<s>": 1, "</s>": 2}
-
-    def section(self, text):
-        """A stretch between added tokens; the unknown token in front keeps sentencepiece from eating spaces."""
-        if not text.startswith(("\u2581", " ")):
-            return self.plain.encode(text)
-        mark = len(self.plain.encode("<unk>"))
-        return self.plain.encode("<unk>" + text)[mark:]
-
-    def __call__(self, text):
-        if not text:
-            return []
-        ids, rest, first = [], "\u2581" + text.replace("\u2581", " "), True
-        while rest:
-            at, token = min((i, t) for t in [*self.added, ""] if (i := rest.find(t) if t else len(rest)) >= 0)
-            stretch = rest[:at]
-            if stretch and not (first and stretch == "\u2581" and token):
-                ids += self.section(stretch)
-            if token:
-                ids.append(self.added[token])
-            rest, first = rest[at + len(token):], False
-        return ids
-
-
-class HfTokenizer:
-    """A tokenizer.json through `tokenizers`: every stretch between added tokens gets a space in front."""
-
-    def __init__(self, path=None, model=None):
-        from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
-        if path:
-            self.tokenizer = Tokenizer.from_file(path)
-            return
-        vocab = {model.id_to_piece(i): i for i in range(model.get_piece_size())}
-        merges = []
-        for piece, i in vocab.items():
-            splits = [(piece[:k], piece[k:]) for k in range(1, len(piece))]
-            splits = [(l, r) for l, r in splits if l in vocab and r in vocab]
-            splits.sort(key=lambda p: (vocab[p[0]], vocab[p[1]]))
-            merges += [(model.get_score(i), len(l), len(r), l, r) for l, r in splits]
-        merges.sort(key=lambda m: m[:3], reverse=True)
-        t = Tokenizer(models.BPE(vocab, [(l, r) for *_, l, r in merges], unk_token="<unk>", fuse_unk=True,
-                                 byte_fallback=True))
-        t.normalizer = normalizers.Sequence([normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")])
-        t.decoder = decoders.Sequence([decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse(),
-                                       decoders.Strip(" ", 1, 0)])
-        t.add_special_tokens([AddedToken(x, normalized=False, special=True)
-                              for x in ("<unk>", "<s>", "</s>", "<image>", "<pad>")])
-        self.tokenizer = t
-
-    def __call__(self, text):
-        return self.tokenizer.encode(text, add_special_tokens=False).ids
-
-
 def make_tokens(name, slow, hf):
     different = 0
     with open(os.path.join(OUT, name + ".tsv"), "w") as f:
         for text in texts():
             a, b = slow(text), hf(text)
             different += a != b
-            f.write("\t".join([json.dumps(text), " ".join(map(str, a)), " ".join(map(str, b))]) + "\n")
+            f.write(
+                "\t".join([json.dumps(text), " ".join(map(str, a)), " ".join(map(str, b))]) + "\n"
+            )
         for prompt in ["Describe this image.\n", QUESTION]:
             for kind, whole in PROMPTS.items():
                 whole = whole.replace(QUESTION, prompt)
@@ -123,6 +62,7 @@ def prompt_ids(tokenize, prompt):
     for i, stretch in enumerate(prompt.split("<image>")):
         ids += ([IMAGE] if i else []) + tokenize(stretch)
     return ids
+
 
 # --- storing -------------------------------------------------------------------------------------
 
@@ -142,59 +82,6 @@ class Store:
     def write(self, name):
         tiny.write_safetensors(os.path.join(OUT, name + ".safetensors"), self.tensors)
 
-# --- the original code's pictures ------------------------------------------------------------------
-
-
-def square_on_mean(image):
-    side = max(image.size)
-    canvas = Image.new("RGB", (side, side), tuple(int(m * 255) for m in tiny.MEAN))
-    canvas.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
-    return canvas
-
-
-def best_grid(width, height):
-    best, best_key = None, None
-    for pin_width, pin_height in tiny.PINPOINTS:
-        scale = min(pin_width / width, pin_height / height)
-        kept = min(int(width * scale) * int(height * scale), width * height)
-        key = (kept, kept - pin_width * pin_height)
-        if best is None or key > best_key:
-            best, best_key = (pin_width, pin_height), key
-    return best
-
-
-def original_tiles(image, side, anyres):
-    """u8 [n, side, side, 3] and the grid (across, down)."""
-    if not anyres:
-        square = square_on_mean(image)
-        return np.asarray(square.resize((side, side), Image.BICUBIC))[None], (1, 1)
-    width, height = best_grid(*image.size)
-    across, down = width / image.width, height / image.height
-    if across < down:
-        size = (width, min(math.ceil(image.height * across), height))
-    else:
-        size = (min(math.ceil(image.width * down), width), height)
-    canvas = Image.new("RGB", (width, height))
-    canvas.paste(image.resize(size, Image.BICUBIC), ((width - size[0]) // 2, (height - size[1]) // 2))
-    tiles = [image.resize((side, side), Image.BICUBIC)]
-    tiles += [canvas.crop((x, y, x + side, y + side)) for y in range(0, height, side) for x in range(0, width, side)]
-    return np.stack([np.asarray(t) for t in tiles]), (width // side, height // side)
-
-
-def original_merge(embeddings, grid, size, newline):
-    """[n_tiles, p * p, d] -> the base tile, then the unpadded rows, image_newline after each."""
-    across, down = grid
-    p, d = math.isqrt(embeddings.shape[1]), embeddings.shape[2]
-    rows = embeddings[1:].reshape(down, across, p, p, d).permute(0, 2, 1, 3, 4).reshape(down * p, across * p, d)
-    height, width = rows.shape[:2]
-    if size[0] / size[1] > width / height:
-        crop = (height - int(size[1] * (width / size[0]))) // 2
-        rows = rows[crop:height - crop]
-    else:
-        crop = (width - int(size[0] * (height / size[1]))) // 2
-        rows = rows[:, crop:width - crop]
-    rows = torch.cat([rows, newline.expand(rows.shape[0], 1, d)], 1)
-    return torch.cat([embeddings[0], rows.flatten(0, 1)])
 
 # --- models --------------------------------------------------------------------------------------
 
@@ -209,12 +96,17 @@ def dense_awq(tensors, group):
         for nibble, column in enumerate(order):
             out[:, column::8] = (words >> (4 * nibble)) & 15
         return out
+
     out = {}
     for name, t in tensors.items():
         stem, _, kind = name.rpartition(".")
         if kind == "qweight":
             q, z = unpack(t), unpack(tensors[stem + ".qzeros"])
-            s = np.frombuffer(tensors[stem + ".scales"].data, np.float16).astype(np.float32).reshape(z.shape)
+            s = (
+                np.frombuffer(tensors[stem + ".scales"].data, np.float16)
+                .astype(np.float32)
+                .reshape(z.shape)
+            )
             w = ((q - z.repeat(group, 0)) * s.repeat(group, 0)).T.copy()
             out[stem + ".weight"] = tiny.Tensor("F32", w.shape, w.tobytes())
         elif kind not in ("qzeros", "scales"):
@@ -224,16 +116,22 @@ def dense_awq(tensors, group):
 
 def load(name, case):
     import transformers as tf
+
     folder = os.path.join(WORK, name + "_reference")
     plain = dict(case, family="hf")
     tiny.write_case(WORK, name + "_reference", plain)
     if case.get("awq_group"):
         tensors = dense_awq(tiny.hf_tensors(case), case["awq_group"])
         tiny.write_safetensors(os.path.join(folder, "model.safetensors"), tensors)
-        tiny.write_json(os.path.join(folder, "config.json"), tiny.hf_config(dict(plain, awq_group=0)))
-    kind = tf.LlavaNextForConditionalGeneration if case["next"] else tf.LlavaForConditionalGeneration
-    model, info = kind.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager",
-                                       output_loading_info=True)
+        tiny.write_json(
+            os.path.join(folder, "config.json"), tiny.hf_config(dict(plain, awq_group=0))
+        )
+    kind = (
+        tf.LlavaNextForConditionalGeneration if case["next"] else tf.LlavaForConditionalGeneration
+    )
+    model, info = kind.from_pretrained(
+        folder, dtype=torch.float32, attn_implementation="eager", output_loading_info=True
+    )
     bad = {k: v for k, v in info.items() if v}
     print(name, "loaded;", "NOT ALL NAMES MATCH" if bad else "all names match", bad)
     if name in tiny.SAVED:
@@ -244,13 +142,19 @@ def load(name, case):
 def save(name, case, model):
     """The JSON files that this transformers writes, for the configuration reader's tests."""
     import transformers as tf
+
     folder = os.path.join(OUT, "saved", name)
     model.config.save_pretrained(folder)
     slow = SlowTokenizer(os.path.join(tiny.HERE, "tokenizer", "small.model"))
     tokenizer = tf.PreTrainedTokenizerFast(tokenizer_object=HfTokenizer(model=slow.whole).tokenizer)
     kind = tf.LlavaNextProcessor if case["next"] else tf.LlavaProcessor
-    processor = kind(image_processor=hf_processor(case), tokenizer=tokenizer, patch_size=14,
-                     vision_feature_select_strategy=case["select"], num_additional_image_tokens=1)
+    processor = kind(
+        image_processor=hf_processor(case),
+        tokenizer=tokenizer,
+        patch_size=14,
+        vision_feature_select_strategy=case["select"],
+        num_additional_image_tokens=1,
+    )
     processor.save_pretrained(folder)
     for file in os.listdir(folder):
         if file not in ("config.json", "processor_config.json"):
@@ -259,11 +163,17 @@ def save(name, case, model):
 
 def hf_processor(case):
     config = tiny.preprocessor_config(case)
-    config = {k: v for k, v in config.items() if k not in ("image_processor_type", "aspect_ratio_setting")}
+    config = {
+        k: v for k, v in config.items() if k not in ("image_processor_type", "aspect_ratio_setting")
+    }
     if case["next"]:
-        from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil as Kind
+        from transformers.models.llava_next.image_processing_pil_llava_next import (
+            LlavaNextImageProcessorPil as Kind,
+        )
     else:
-        from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil as Kind
+        from transformers.models.llava.image_processing_pil_llava import (
+            LlavaImageProcessorPil as Kind,
+        )
     return Kind(**config)
 
 
@@ -271,7 +181,10 @@ def hf_pixels(processor, image):
     """(u8 [n, side, side, 3], f32 [n, 3, side, side])"""
     image = np.asarray(image)
     run = lambda **more: np.asarray(
-        processor(image, input_data_format="channels_last", return_tensors="np", **more)["pixel_values"])
+        processor(image, input_data_format="channels_last", return_tensors="np", **more)[
+            "pixel_values"
+        ]
+    )
     raw, values = run(do_rescale=False, do_normalize=False), run()
     raw, values = (x.reshape(-1, *x.shape[-3:]) for x in (raw, values))
     assert (raw == raw.astype(np.uint8)).all()
@@ -287,13 +200,15 @@ def normalised(tiles):
 
 
 def tower_features(model, case, values):
-    states = model.model.vision_tower(torch.from_numpy(values), output_hidden_states=True, return_dict=True)
+    states = model.model.vision_tower(
+        torch.from_numpy(values), output_hidden_states=True, return_dict=True
+    )
     features = states.hidden_states[case["layer"]]
     return features[:, 1:] if case["select"] == "default" else features
 
 
 def unwrap(features):
-    """What get_image_features gives, over transformers' versions -> a list of [n, d], one a picture."""
+    """What get_image_features gives in this transformers version -> [n, d] for each picture."""
     for field in ("pooler_output", "image_hidden_states"):
         if hasattr(features, field) and not isinstance(features, (list, tuple, torch.Tensor)):
             features = getattr(features, field)
@@ -317,31 +232,42 @@ def greedy(step):
 
 
 def answer_hf(model, ids, pixel_values, sizes, counts):
-    """generate() on the ids with every picture's token repeated; the embeddings the decoder was given."""
+    """generate() on the ids with every picture's token repeated: embeddings, logits, tokens."""
     counts, full = iter(counts), []
     for i in ids:
         full += [tiny.IMAGE_ID] * next(counts) if i == IMAGE else [i]
-    inputs = dict(input_ids=torch.tensor([full]), attention_mask=torch.ones(1, len(full), dtype=torch.long))
+    inputs = dict(
+        input_ids=torch.tensor([full]), attention_mask=torch.ones(1, len(full), dtype=torch.long)
+    )
     if pixel_values is not None:
         inputs["pixel_values"] = pixel_values
     if sizes is not None:
         inputs["image_sizes"] = sizes
     caught = []
     hook = model.model.language_model.register_forward_pre_hook(
-        lambda module, args, kwargs: caught.append(kwargs["inputs_embeds"].clone()), with_kwargs=True)
-    out = model.generate(**inputs, max_new_tokens=N_NEW, do_sample=False, output_logits=True,
-                         return_dict_in_generate=True, eos_token_id=2, pad_token_id=tiny.PAD_ID)
+        lambda module, args, kwargs: caught.append(kwargs["inputs_embeds"].clone()),
+        with_kwargs=True,
+    )
+    out = model.generate(
+        **inputs,
+        max_new_tokens=N_NEW,
+        do_sample=False,
+        output_logits=True,
+        return_dict_in_generate=True,
+        eos_token_id=2,
+        pad_token_id=tiny.PAD_ID,
+    )
     hook.remove()
     logits = torch.cat(out.logits)
     top = torch.topk(logits, 2).values
-    tokens = out.sequences[0, len(full):].tolist()
+    tokens = out.sequences[0, len(full) :].tolist()
     assert tokens == logits.argmax(-1).tolist()
     embeds = caught[0][0][torch.tensor(full) == tiny.IMAGE_ID]
     return embeds, logits[0], tokens, (top[:, 0] - top[:, 1]).tolist()
 
 
 def answer_original(model, ids, embeds):
-    """Greedy decoding of text embeddings with the pictures' in between; the padded vocabulary is cut off."""
+    """Greedy decoding of text and picture embeddings; the padded vocabulary is cut off."""
     table, parts, at = model.model.language_model.get_input_embeddings(), [], iter(embeds)
     for i in ids:
         parts.append(next(at) if i == IMAGE else table(torch.tensor([i])))
@@ -350,7 +276,8 @@ def answer_original(model, ids, embeds):
     def step(tokens):
         x = torch.cat([prompt, table(torch.tensor([tokens]))], 1) if tokens else prompt
         hidden = model.model.language_model(inputs_embeds=x, use_cache=False).last_hidden_state
-        return model.lm_head(hidden[0, -1])[:tiny.N_PIECES]
+        return model.lm_head(hidden[0, -1])[: tiny.N_PIECES]
+
     return greedy(step)
 
 
@@ -396,12 +323,21 @@ def make_case(name):
                 features = tower_features(model, case, value)
                 if original:
                     e = model.model.multi_modal_projector(features)
-                    e = original_merge(e, grid, image.size, model.model.image_newline) if case["next"] else e[0]
+                    e = (
+                        original_merge(e, grid, image.size, model.model.image_newline)
+                        if case["next"]
+                        else e[0]
+                    )
                 else:
                     x = torch.from_numpy(value)
                     size = torch.tensor([[height, width]])
-                    e = model.model.get_image_features(**(dict(pixel_values=x[None], image_sizes=size)
-                                                          if case["next"] else dict(pixel_values=x)))
+                    e = model.model.get_image_features(
+                        **(
+                            dict(pixel_values=x[None], image_sizes=size)
+                            if case["next"]
+                            else dict(pixel_values=x)
+                        )
+                    )
                     e = unwrap(e)[0]
                     sizes.append(size)
                     hf_values.append(x)
@@ -416,11 +352,18 @@ def make_case(name):
                 first, tokens, margins = answer_original(model, ids, embeds)
             else:
                 most = max(len(x) for x in hf_values)
-                stacked = [torch.nn.functional.pad(x, (0, 0, 0, 0, 0, 0, 0, most - len(x))) for x in hf_values]
+                stacked = [
+                    torch.nn.functional.pad(x, (0, 0, 0, 0, 0, 0, 0, most - len(x)))
+                    for x in hf_values
+                ]
                 stacked = torch.stack(stacked) if case["next"] else torch.cat(stacked)
-                seen, first, tokens, margins = answer_hf(model, ids, stacked,
-                                                         torch.cat(sizes) if case["next"] else None,
-                                                         [len(e) for e in embeds])
+                seen, first, tokens, margins = answer_hf(
+                    model,
+                    ids,
+                    stacked,
+                    torch.cat(sizes) if case["next"] else None,
+                    [len(e) for e in embeds],
+                )
                 error = float((seen - torch.cat(embeds)).abs().max())
                 assert error < 1e-5, f"image embeddings by two ways differ by {error}"
                 embeds = [seen]
@@ -432,9 +375,12 @@ def make_case(name):
             store.put(f"{item}/greedy", np.array(tokens[:close], np.int32))
             text = slow.whole.decode(tokens) if original else hf.tokenizer.decode(tokens)
             store.put(f"{item}/text", np.frombuffer(text.encode(), np.uint8))
-            print(f"{name}/{item}: {len(torch.cat(embeds))} image tokens, {len(ids)} ids, greedy {close} of "
-                  f"{len(tokens)}, least margin {min(margins):.2e}, distinct {len(set(tokens))}, "
-                  f"logits deviation {float(first.std()):.2f}")
+            print(
+                f"{name}/{item}: {len(torch.cat(embeds))} image tokens, {len(ids)} ids, "
+                f"greedy {close} of "
+                f"{len(tokens)}, least margin {min(margins):.2e}, distinct {len(set(tokens))}, "
+                f"logits deviation {float(first.std()):.2f}"
+            )
         except Exception:
             failed.append(item)
             print(f"{name}/{item} FAILED\n{traceback.format_exc()}")
@@ -455,18 +401,33 @@ def make_long_text(name, model, store):
     store.put("inv_freq", rotary.inv_freq.float())
     store.put("scale", np.array([rotary.attention_scaling], np.float32))
     store.write(name)
-    print(name, model.config.text_config.rope_parameters, "scale", rotary.attention_scaling,
-          "inv_freq", rotary.inv_freq[:3].tolist())
+    print(
+        name,
+        model.config.text_config.rope_parameters,
+        "scale",
+        rotary.attention_scaling,
+        "inv_freq",
+        rotary.inv_freq[:3].tolist(),
+    )
 
 
 def make_sampling():
     """Rows of logits and what is left of them, as probabilities, after transformers' processors."""
     from transformers.generation import logits_process as lp
+
     rng, store = np.random.default_rng(7), Store()
     settings = []
     for temperature in (0.2, 0.7, 1.0, 1.7):
-        for top_k, top_p, min_p in ((0, 0, 0), (5, 0, 0), (0, 0.9, 0), (0, 0, 0.1), (20, 0.8, 0), (40, 0.95, 0.05),
-                                    (1, 0, 0), (0, 0.01, 0)):
+        for top_k, top_p, min_p in (
+            (0, 0, 0),
+            (5, 0, 0),
+            (0, 0.9, 0),
+            (0, 0, 0.1),
+            (20, 0.8, 0),
+            (40, 0.95, 0.05),
+            (1, 0, 0),
+            (0, 0.01, 0),
+        ):
             for penalty in (1.0, 1.3):
                 settings.append([temperature, top_k, top_p, min_p, penalty])
     rows = (rng.standard_normal((len(settings), 96)) * 3).astype(np.float32)
@@ -499,14 +460,19 @@ def make_tokenizers():
                 print("slow differs from sentencepiece on", json.dumps(text)[:80])
     make_tokens("small", slow, hf)
     if LLAMA:
-        make_tokens("llama", SlowTokenizer(os.path.join(LLAMA, "tokenizer.model")),
-                    HfTokenizer(os.path.join(LLAMA, "tokenizer.json")))
+        make_tokens(
+            "llama",
+            SlowTokenizer(os.path.join(LLAMA, "tokenizer.model")),
+            HfTokenizer(os.path.join(LLAMA, "tokenizer.json")),
+        )
 
 
 def guarded(job):
     with torch.no_grad():
         try:
-            dict(sampling=make_sampling, tokenizers=make_tokenizers).get(job, lambda: make_case(job))()
+            dict(sampling=make_sampling, tokenizers=make_tokenizers).get(
+                job, lambda: make_case(job)
+            )()
         except Exception:
             print(job, "FAILED\n" + traceback.format_exc())
     sys.stdout.flush()
@@ -514,12 +480,19 @@ def guarded(job):
 
 def main():
     import transformers, tokenizers, sentencepiece, PIL
+
     torch.set_num_threads(1)
     os.makedirs(OUT, exist_ok=True)
     os.makedirs(WORK, exist_ok=True)
-    versions = dict(python=sys.version.split()[0], torch=torch.__version__, transformers=transformers.__version__,
-                    tokenizers=tokenizers.__version__, sentencepiece=sentencepiece.__version__,
-                    pillow=PIL.__version__, numpy=np.__version__)
+    versions = dict(
+        python=sys.version.split()[0],
+        torch=torch.__version__,
+        transformers=transformers.__version__,
+        tokenizers=tokenizers.__version__,
+        sentencepiece=sentencepiece.__version__,
+        pillow=PIL.__version__,
+        numpy=np.__version__,
+    )
     tiny.write_json(os.path.join(OUT, "versions.json"), versions)
     print(versions)
     jobs = ["tokenizers", "sampling"] + list(tiny.CASES)

@@ -1,28 +1,37 @@
 #!/usr/bin/env python3
 """Writes the tiny LLaVA checkpoints and pictures that the golden tests run on: tiny.py OUTDIR.
 
-Weights and pictures are pure functions of their names (Mersenne Twister bytes, integer formulas), so only
-the references' outputs are stored, not the inputs. Needs nothing beside Python's own library. Every weight is
-an odd integer below 256 times a power of two: exact in f16, bf16 and f32 alike.
+Weights and pictures are pure functions of their names (Mersenne Twister bytes, integer formulas),
+so only the references' outputs are stored, not the inputs. Needs nothing beside Python's own
+library. Every weight is an odd integer below 256 times a power of two: exact in f16, bf16 and f32
+alike.
 """
 import hashlib, json, math, os, random, shutil, struct, sys, zlib
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 MEAN = [0.48145466, 0.4578275, 0.40821073]
 STD = [0.26862954, 0.26130258, 0.27577711]
-N_PIECES = 512   # of tokenizer/small.model
+N_PIECES = 512  # of tokenizer/small.model
 IMAGE_ID, PAD_ID, N_PADDED = 512, 513, 576
 
 # --- pictures ------------------------------------------------------------------------------------
 
 PICTURES = {  # name: (width, height)
-    "dot": (1, 1), "hair": (1, 37), "line": (53, 1), "wide": (300, 50), "tall": (50, 300),
-    "odd": (97, 131), "square": (128, 128), "photo": (200, 150), "band": (640, 30), "even": (150, 100),
+    "dot": (1, 1),
+    "hair": (1, 37),
+    "line": (53, 1),
+    "wide": (300, 50),
+    "tall": (50, 300),
+    "odd": (97, 131),
+    "square": (128, 128),
+    "photo": (200, 150),
+    "band": (640, 30),
+    "even": (150, 100),
 }
 
 
 def picture(name):
-    """RGB bytes: two gradients, a checker pattern and noise, so that every resampling tap matters."""
+    """RGB bytes: gradients, a checker pattern and noise, so that every resampling tap matters."""
     width, height = PICTURES[name]
     noise = random.Random("picture " + name).randbytes(width * height)
     rgb = bytearray(width * height * 3)
@@ -40,10 +49,16 @@ def png(width, height, rgb):
     def chunk(kind, data):
         body = kind + data
         return struct.pack(">I", len(data)) + body + struct.pack(">I", zlib.crc32(body))
-    rows = b"".join(b"\0" + rgb[y * width * 3:(y + 1) * width * 3] for y in range(height))
+
+    rows = b"".join(b"\0" + rgb[y * width * 3 : (y + 1) * width * 3] for y in range(height))
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return (b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows))
-            + chunk(b"IEND", b""))
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(rows))
+        + chunk(b"IEND", b"")
+    )
+
 
 # --- weights -------------------------------------------------------------------------------------
 
@@ -84,12 +99,19 @@ def norm_weight(name, n, dtype):
 
 
 def vision_tensors(seed, v, dtype):
-    d, ff, n_patches = v["hidden_size"], v["intermediate_size"], (v["image_size"] // v["patch_size"]) ** 2
+    d, ff, n_patches = (
+        v["hidden_size"],
+        v["intermediate_size"],
+        (v["image_size"] // v["patch_size"]) ** 2,
+    )
     t = {}
     add = lambda name, shape, std: t.__setitem__(name, uniform(seed + name, shape, std, dtype))
     add("embeddings.class_embedding", [d], 0.3)
-    add("embeddings.patch_embedding.weight", [d, 3, v["patch_size"], v["patch_size"]],
-        1 / math.sqrt(3 * v["patch_size"] ** 2))
+    add(
+        "embeddings.patch_embedding.weight",
+        [d, 3, v["patch_size"], v["patch_size"]],
+        1 / math.sqrt(3 * v["patch_size"] ** 2),
+    )
     add("embeddings.position_embedding.weight", [n_patches + 1, d], 0.3)
 
     def layer_norm(name):
@@ -99,6 +121,7 @@ def vision_tensors(seed, v, dtype):
     def linear(name, n_out, n_in, gain=1.0):
         add(name + ".weight", [n_out, n_in], gain / math.sqrt(n_in))
         add(name + ".bias", [n_out], 0.1)
+
     layer_norm("pre_layrnorm")
     layer_norm("post_layernorm")
     for i in range(v["num_hidden_layers"]):
@@ -120,8 +143,9 @@ def awq_linear(t, seed, name, n_in, n_out, group):
     zeros = bytes(0x11 * (5 + b % 6) ^ (b >> 5) for b in draw("z", groups * n_out // 2))
     t[name + ".qzeros"] = Tensor("I32", [groups, n_out // 8], zeros)
     step = 2.0 ** round(math.log2(1 / math.sqrt(n_in) / 5 / 192))
-    t[name + ".scales"] = drawn(seed + name + "s", [groups, n_out], [(128 + b // 2) * step for b in range(256)],
-                                "F16")
+    t[name + ".scales"] = drawn(
+        seed + name + "s", [groups, n_out], [(128 + b // 2) * step for b in range(256)], "F16"
+    )
 
 
 def text_tensors(seed, c, dtype, awq_group=0):
@@ -134,6 +158,7 @@ def text_tensors(seed, c, dtype, awq_group=0):
             awq_linear(t, seed, name, n_in, n_out, awq_group)
         else:
             t[name + ".weight"] = uniform(seed + name, [n_out, n_in], 1 / math.sqrt(n_in), dtype)
+
     t["model.embed_tokens.weight"] = uniform(seed + "embed", [c["vocab_size"], d], 0.6, dtype)
     for i in range(c["num_hidden_layers"]):
         p = f"model.layers.{i}."
@@ -170,31 +195,85 @@ def hf_tensors(case):
         t["language_model." + name] = tensor
     return t
 
+
 # --- cases ---------------------------------------------------------------------------------------
 
-VISION_56 = dict(model_type="clip_vision_model", hidden_size=64, intermediate_size=128, num_attention_heads=4,
-                 num_hidden_layers=4, image_size=56, patch_size=14, projection_dim=32)
-VISION_84 = dict(VISION_56, hidden_size=128, intermediate_size=192, num_attention_heads=2, image_size=84)
-LLAMA = dict(model_type="llama", architectures=["LlamaForCausalLM"], hidden_size=128, intermediate_size=256,
-             num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=4, vocab_size=N_PADDED,
-             max_position_embeddings=2048, rms_norm_eps=1e-5, rope_theta=10000.0, tie_word_embeddings=False,
-             hidden_act="silu", bos_token_id=1, eos_token_id=2)
-GQA = dict(LLAMA, num_attention_heads=8, num_key_value_heads=2, head_dim=32, rope_theta=1000000.0,
-           rms_norm_eps=1e-6)
-MISTRAL = dict(LLAMA, model_type="mistral", architectures=["MistralForCausalLM"], num_key_value_heads=2,
-               head_dim=64, rope_theta=1000000.0, sliding_window=None)
+VISION_56 = dict(
+    model_type="clip_vision_model",
+    hidden_size=64,
+    intermediate_size=128,
+    num_attention_heads=4,
+    num_hidden_layers=4,
+    image_size=56,
+    patch_size=14,
+    projection_dim=32,
+)
+VISION_84 = dict(
+    VISION_56, hidden_size=128, intermediate_size=192, num_attention_heads=2, image_size=84
+)
+LLAMA = dict(
+    model_type="llama",
+    architectures=["LlamaForCausalLM"],
+    hidden_size=128,
+    intermediate_size=256,
+    num_hidden_layers=3,
+    num_attention_heads=4,
+    num_key_value_heads=4,
+    vocab_size=N_PADDED,
+    max_position_embeddings=2048,
+    rms_norm_eps=1e-5,
+    rope_theta=10000.0,
+    tie_word_embeddings=False,
+    hidden_act="silu",
+    bos_token_id=1,
+    eos_token_id=2,
+)
+GQA = dict(
+    LLAMA,
+    num_attention_heads=8,
+    num_key_value_heads=2,
+    head_dim=32,
+    rope_theta=1000000.0,
+    rms_norm_eps=1e-6,
+)
+MISTRAL = dict(
+    LLAMA,
+    model_type="mistral",
+    architectures=["MistralForCausalLM"],
+    num_key_value_heads=2,
+    head_dim=64,
+    rope_theta=1000000.0,
+    sliding_window=None,
+)
 PINPOINTS = [[84, 168], [168, 84], [168, 168], [252, 84], [84, 252]]
-TRAINED = 64     # trained length of the rope cases
+TRAINED = 64  # trained length of the rope cases
 
 
 def case(seed, dtype, vision, text, is_next=False, **more):
-    return dict(dict(seed=seed, dtype=dtype, vision=vision, text=text, next=is_next, layer=-2, select="default",
-                     do_pad=False, family="hf"), **more)
+    return dict(
+        dict(
+            seed=seed,
+            dtype=dtype,
+            vision=vision,
+            text=text,
+            next=is_next,
+            layer=-2,
+            select="default",
+            do_pad=False,
+            family="hf",
+        ),
+        **more,
+    )
 
 
 def rope(**scaling):
-    return case("hf15", "F16", VISION_56, dict(LLAMA, max_position_embeddings=TRAINED, rope_scaling=scaling),
-                long_text=True)
+    return case(
+        "hf15",
+        "F16",
+        VISION_56,
+        dict(LLAMA, max_position_embeddings=TRAINED, rope_scaling=scaling),
+        long_text=True,
+    )
 
 
 CASES = {
@@ -204,56 +283,110 @@ CASES = {
     "hf16": case("hf16", "BF16", VISION_84, GQA, True),
     "hf16_mistral": case("mistral_b", "F16", VISION_84, MISTRAL, True),
     "orig15": case("hf15", "F16", VISION_56, LLAMA, family="original"),
-    "orig16": case("hf16", "BF16", VISION_84, dict(LLAMA, num_key_value_heads=2), True, family="original"),
+    "orig16": case(
+        "hf16", "BF16", VISION_84, dict(LLAMA, num_key_value_heads=2), True, family="original"
+    ),
     "awq64": case("awq", "F16", VISION_56, LLAMA, awq_group=64),
     "awq128": case("awq", "F16", VISION_56, LLAMA, awq_group=128),
     "rope_linear": rope(rope_type="linear", type="linear", factor=4.0),
     "rope_dynamic": rope(rope_type="dynamic", type="dynamic", factor=2.0),
-    "rope_yarn": rope(rope_type="yarn", type="yarn", factor=4.0, original_max_position_embeddings=TRAINED),
-    "rope_llama3": rope(rope_type="llama3", type="llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0,
-                        original_max_position_embeddings=TRAINED),
+    "rope_yarn": rope(
+        rope_type="yarn", type="yarn", factor=4.0, original_max_position_embeddings=TRAINED
+    ),
+    "rope_llama3": rope(
+        rope_type="llama3",
+        type="llama3",
+        factor=8.0,
+        low_freq_factor=1.0,
+        high_freq_factor=4.0,
+        original_max_position_embeddings=TRAINED,
+    ),
     "window": case("mistral", "F16", VISION_56, dict(MISTRAL, sliding_window=48), long_text=True),
 }
 
 
 def hf_config(case):
     config = dict(
-        architectures=["LlavaNextForConditionalGeneration" if case["next"] else "LlavaForConditionalGeneration"],
-        model_type="llava_next" if case["next"] else "llava", ignore_index=-100, image_token_index=IMAGE_ID,
-        pad_token_id=PAD_ID, projector_hidden_act="gelu", text_config=case["text"], vision_config=case["vision"],
-        vision_feature_layer=case["layer"], vision_feature_select_strategy=case["select"],
-        tie_word_embeddings=False, vocab_size=N_PADDED)
+        architectures=[
+            "LlavaNextForConditionalGeneration" if case["next"] else "LlavaForConditionalGeneration"
+        ],
+        model_type="llava_next" if case["next"] else "llava",
+        ignore_index=-100,
+        image_token_index=IMAGE_ID,
+        pad_token_id=PAD_ID,
+        projector_hidden_act="gelu",
+        text_config=case["text"],
+        vision_config=case["vision"],
+        vision_feature_layer=case["layer"],
+        vision_feature_select_strategy=case["select"],
+        tie_word_embeddings=False,
+        vocab_size=N_PADDED,
+    )
     if case["next"]:
         config.update(image_grid_pinpoints=PINPOINTS, use_image_newline_parameter=True)
     if case.get("awq_group"):
-        config["quantization_config"] = dict(quant_method="awq", version="gemm", bits=4, zero_point=True,
-                                             group_size=case["awq_group"])
+        config["quantization_config"] = dict(
+            quant_method="awq",
+            version="gemm",
+            bits=4,
+            zero_point=True,
+            group_size=case["awq_group"],
+        )
     return config
 
 
 def preprocessor_config(case):
     side = case["vision"]["image_size"]
-    config = dict(crop_size=dict(height=side, width=side), do_center_crop=True, do_convert_rgb=True,
-                  do_normalize=True, do_rescale=True, do_resize=True, image_mean=MEAN, image_std=STD,
-                  image_processor_type="CLIPImageProcessor", resample=3, rescale_factor=1 / 255,
-                  size=dict(shortest_edge=side))
+    config = dict(
+        crop_size=dict(height=side, width=side),
+        do_center_crop=True,
+        do_convert_rgb=True,
+        do_normalize=True,
+        do_rescale=True,
+        do_resize=True,
+        image_mean=MEAN,
+        image_std=STD,
+        image_processor_type="CLIPImageProcessor",
+        resample=3,
+        rescale_factor=1 / 255,
+        size=dict(shortest_edge=side),
+    )
     if case["do_pad"]:
         config.update(do_pad=True, image_processor_type="LlavaImageProcessor")
     if case["next"]:
-        config.update(image_processor_type="LlavaNextImageProcessor", aspect_ratio_setting="anyres", do_pad=True,
-                      image_grid_pinpoints=PINPOINTS)
+        config.update(
+            image_processor_type="LlavaNextImageProcessor",
+            aspect_ratio_setting="anyres",
+            do_pad=True,
+            image_grid_pinpoints=PINPOINTS,
+        )
     return config
 
 
 def original_config(case, tower):
-    config = dict(case["text"], vocab_size=N_PIECES, model_type="llava", architectures=["LlavaLlamaForCausalLM"],
-                  mm_hidden_size=case["vision"]["hidden_size"], mm_projector_type="mlp2x_gelu",
-                  mm_use_im_patch_token=False, mm_use_im_start_end=False, mm_vision_select_feature="patch",
-                  mm_vision_select_layer=-2, mm_vision_tower=tower, image_aspect_ratio="pad", use_mm_proj=True,
-                  pad_token_id=0, rope_scaling=None)
+    config = dict(
+        case["text"],
+        vocab_size=N_PIECES,
+        model_type="llava",
+        architectures=["LlavaLlamaForCausalLM"],
+        mm_hidden_size=case["vision"]["hidden_size"],
+        mm_projector_type="mlp2x_gelu",
+        mm_use_im_patch_token=False,
+        mm_use_im_start_end=False,
+        mm_vision_select_feature="patch",
+        mm_vision_select_layer=-2,
+        mm_vision_tower=tower,
+        image_aspect_ratio="pad",
+        use_mm_proj=True,
+        pad_token_id=0,
+        rope_scaling=None,
+    )
     if case["next"]:
-        config.update(image_aspect_ratio="anyres", mm_patch_merge_type="spatial_unpad",
-                      image_grid_pinpoints=PINPOINTS)
+        config.update(
+            image_aspect_ratio="anyres",
+            mm_patch_merge_type="spatial_unpad",
+            image_grid_pinpoints=PINPOINTS,
+        )
     return config
 
 
@@ -275,21 +408,35 @@ def original_tensors(case):
             name = name.removeprefix("language_model.")
             if "embed_tokens" in name or "lm_head" in name:
                 row = len(t.data) // t.shape[0]
-                t = Tensor(t.dtype, [N_PIECES, t.shape[1]], t.data[:N_PIECES * row])
+                t = Tensor(t.dtype, [N_PIECES, t.shape[1]], t.data[: N_PIECES * row])
             model[name] = t
     return model, clip
 
-# --- the same checkpoints as others write them --------------------------------------------------------
 
-SAVED = ["hf15", "hf15_pad", "hf16", "rope_yarn"]  # transformers 5's own JSON files are in data/saved
+# --- the same checkpoints as others write them ---------------------------------------------------
+
+SAVED = [
+    "hf15",
+    "hf15_pad",
+    "hf16",
+    "rope_yarn",
+]  # transformers 5's own JSON files are in data/saved
 
 NAMINGS = {
-    "4.52": [("language_model.model.", "model.language_model."), ("language_model.lm_head.", "lm_head."),
-             ("vision_tower.", "model.vision_tower."), ("multi_modal_projector.", "model.multi_modal_projector."),
-             ("image_newline", "model.image_newline")],
-    "5.6": [("language_model.model.", "model.language_model."), ("language_model.lm_head.", "lm_head."),
-            ("vision_tower.vision_model.", "model.vision_tower."),
-            ("multi_modal_projector.", "model.multi_modal_projector."), ("image_newline", "model.image_newline")],
+    "4.52": [
+        ("language_model.model.", "model.language_model."),
+        ("language_model.lm_head.", "lm_head."),
+        ("vision_tower.", "model.vision_tower."),
+        ("multi_modal_projector.", "model.multi_modal_projector."),
+        ("image_newline", "model.image_newline"),
+    ],
+    "5.6": [
+        ("language_model.model.", "model.language_model."),
+        ("language_model.lm_head.", "lm_head."),
+        ("vision_tower.vision_model.", "model.vision_tower."),
+        ("multi_modal_projector.", "model.multi_modal_projector."),
+        ("image_newline", "model.image_newline"),
+    ],
 }
 
 
@@ -298,10 +445,11 @@ def renamed(tensors, rules):
     for name, tensor in tensors.items():
         for old, new in rules:
             if name.startswith(old):
-                name = new + name[len(old):]
+                name = new + name[len(old) :]
                 break
         out[name] = tensor
     return out
+
 
 # --- files ---------------------------------------------------------------------------------------
 
@@ -333,21 +481,38 @@ def write_shards(folder, tensors):
     for name, part in zip(files, parts):
         write_safetensors(os.path.join(folder, name), part)
     index = {name: files[i % 2] for i, name in enumerate(tensors)}
-    write_json(os.path.join(folder, "model.safetensors.index.json"),
-               dict(metadata=dict(total_size=sum(len(t.data) for t in tensors.values())), weight_map=index))
+    write_json(
+        os.path.join(folder, "model.safetensors.index.json"),
+        dict(
+            metadata=dict(total_size=sum(len(t.data) for t in tensors.values())), weight_map=index
+        ),
+    )
 
 
 def write_tokenizer(folder, hf):
-    shutil.copy(os.path.join(HERE, "tokenizer", "small.model"), os.path.join(folder, "tokenizer.model"))
-    token = lambda text: dict(content=text, lstrip=False, rstrip=False, normalized=False, single_word=False,
-                              special=True)
-    config = dict(tokenizer_class="LlamaTokenizer", legacy=False, add_bos_token=True, add_eos_token=False,
-                  bos_token="<s>", eos_token="</s>", unk_token="<unk>", clean_up_tokenization_spaces=False)
+    shutil.copy(
+        os.path.join(HERE, "tokenizer", "small.model"), os.path.join(folder, "tokenizer.model")
+    )
+    token = lambda text: dict(
+        content=text, lstrip=False, rstrip=False, normalized=False, single_word=False, special=True
+    )
+    config = dict(
+        tokenizer_class="LlamaTokenizer",
+        legacy=False,
+        add_bos_token=True,
+        add_eos_token=False,
+        bos_token="<s>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        clean_up_tokenization_spaces=False,
+    )
     if hf:
         added = {0: "<unk>", 1: "<s>", 2: "</s>", IMAGE_ID: "<image>", PAD_ID: "<pad>"}
         config["added_tokens_decoder"] = {str(i): token(text) for i, text in added.items()}
         config["pad_token"] = "<pad>"
-        write_json(os.path.join(folder, "added_tokens.json"), {"<image>": IMAGE_ID, "<pad>": PAD_ID})
+        write_json(
+            os.path.join(folder, "added_tokens.json"), {"<image>": IMAGE_ID, "<pad>": PAD_ID}
+        )
     write_json(os.path.join(folder, "tokenizer_config.json"), config)
 
 
@@ -360,7 +525,9 @@ def write_case(out, name, case, naming=None):
         tensors = hf_tensors(case)
         write_json(os.path.join(folder, "config.json"), hf_config(case))
         write_json(os.path.join(folder, "preprocessor_config.json"), preprocessor_config(case))
-        write_safetensors(os.path.join(folder, "model.safetensors"), renamed(tensors, NAMINGS.get(naming, [])))
+        write_safetensors(
+            os.path.join(folder, "model.safetensors"), renamed(tensors, NAMINGS.get(naming, []))
+        )
         return
     tensors, clip = original_tensors(case)
     tower = os.path.join(out, name + "_clip")
@@ -368,9 +535,13 @@ def write_case(out, name, case, naming=None):
     write_json(os.path.join(folder, "config.json"), original_config(case, os.path.abspath(tower)))
     write_shards(folder, tensors)
     # openai's CLIP repository: both towers' configuration; only the vision tower is of use here
-    write_json(os.path.join(tower, "config.json"),
-               dict(model_type="clip", vision_config=case["vision"], projection_dim=32))
-    write_json(os.path.join(tower, "preprocessor_config.json"), preprocessor_config(dict(case, next=False)))
+    write_json(
+        os.path.join(tower, "config.json"),
+        dict(model_type="clip", vision_config=case["vision"], projection_dim=32),
+    )
+    write_json(
+        os.path.join(tower, "preprocessor_config.json"), preprocessor_config(dict(case, next=False))
+    )
     write_safetensors(os.path.join(tower, "model.safetensors"), clip)
 
 
