@@ -15,8 +15,8 @@ static int check_n_run, check_n_failed;
         check_n_run++;                                                                             \
         if (!(condition)) {                                                                        \
             check_n_failed++;                                                                      \
-            fprintf(stderr, "%s:%d: %s: ", __FILE__, __LINE__, #condition);                        \
-            fprintf(stderr, "" __VA_ARGS__);                                                       \
+            fprintf(stderr, "%s:%d: %s", __FILE__, __LINE__, #condition);                          \
+            fprintf(stderr, ": " __VA_ARGS__);                                                     \
             fprintf(stderr, "\n");                                                                 \
         }                                                                                          \
     } while (0)
