@@ -73,7 +73,7 @@ static lv_status decode_base64(const char *text, lv_buffer *out) {
         padded |= c == '=';
         int digit = base64_digit(c);
         if (c != '=' && (digit < 0 || padded)) {
-            return lv_fail(LV_EFORMAT, "data: URI: not valid base64");
+            return lv_fail(LV_EFORMAT, "not valid base64");
         }
         if (padded) {
             continue;
@@ -91,7 +91,7 @@ static lv_status decode_base64(const char *text, lv_buffer *out) {
         }
     }
     if (n_digits % 4 == 1) {
-        return lv_fail(LV_EFORMAT, "data: URI: the base64 text is cut off");
+        return lv_fail(LV_EFORMAT, "the base64 text is cut off");
     }
     return lv_buffer_append(out, chunk, n);
 }
@@ -113,7 +113,7 @@ static lv_status decode_data_uri(const char *uri, lv_buffer *out) {
     const char *type = uri + strlen("data:");
     const char *comma = strchr(type, ',');
     if (!comma) {
-        return lv_fail(LV_EFORMAT, "data: URI: no comma before the data");
+        return lv_fail(LV_EFORMAT, "no comma before the data");
     }
     static const char mark[] = ";base64";
     size_t n_mark = sizeof mark - 1;
@@ -245,6 +245,7 @@ lv_status lv_fetch(const char *url, const lv_fetch_options *options, lv_buffer *
     lv_status status;
     if (begins_with(url, "data:")) {
         status = decode_data_uri(url, out);
+        status = status == LV_OK ? LV_OK : lv_fail_in(status, "data: URI");
     } else if (lv_is_url(url)) {
         status = fetch_http(url, options, out);
     } else {

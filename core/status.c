@@ -8,11 +8,21 @@
 
 static _Thread_local char message[MESSAGE_BYTES];
 
+// File names and tensor names come from outside: a message stays one line without terminal escapes.
+static void clean_message(void) {
+    for (char *at = message; *at; at++) {
+        if ((unsigned char)*at < 0x20 || *at == 0x7f) {
+            *at = ' ';
+        }
+    }
+}
+
 lv_status lv_fail(lv_status code, const char *format, ...) {
     va_list args;
     va_start(args, format);
     vsnprintf(message, sizeof message, format, args);
     va_end(args);
+    clean_message();
     return code;
 }
 
@@ -26,6 +36,7 @@ lv_status lv_fail_in(lv_status code, const char *format, ...) {
     if (n >= 0 && (size_t)n < sizeof message) {
         snprintf(message + n, sizeof message - (size_t)n, ": %s", inner);
     }
+    clean_message();
     return code;
 }
 

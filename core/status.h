@@ -26,7 +26,7 @@ typedef enum lv_status {
 #endif
 
 // Records a thread-local message (what failed, what was expected, what was found) and returns
-// `code`.
+// `code`. Control characters in it become spaces: it is always one printable line.
 lv_status lv_fail(lv_status code, const char *format, ...) LV_PRINTF(2, 3);
 
 // Puts "context: " in front of the current message and returns `code` unchanged.
