@@ -203,30 +203,31 @@ done:
 // all cached keys useless, so the timeline starts anew then.
 static lv_status reuse_prefix(lv_session *session, int limit, lv_answer *answer) {
     lv_model *model = session->model;
-    lv_sequence fresh;
+    lv_sequence *old = &session->sequence, fresh;
     LV_TRY(lv_sequence_open(model->llm, limit,
                             model->has_rope_scaling ? &model->rope_scaling : NULL, &fresh));
     const size_t freq_bytes = (size_t)model->config->text.head_dim / 2 * sizeof(float);
-    if (session->is_open && session->sequence.rope_scale == fresh.rope_scale &&
-        memcmp(session->sequence.inv_freq, fresh.inv_freq, freq_bytes) == 0) {
-        lv_sequence_close(session->cache, &fresh);
-        session->sequence.limit = limit;
-    } else {
-        if (session->is_open) {
-            lv_sequence_close(session->cache, &session->sequence);
-        }
-        session->sequence = fresh;
-        session->is_open = true;
-    }
-
     // The last token is always run: its logits are wanted.
     int shared = 0;
-    while (shared < session->sequence.length && shared < session->n_prompt - 1 &&
-           session->keys[shared].picture == session->prompt[shared].picture &&
-           session->keys[shared].value == session->prompt[shared].value) {
-        shared++;
+    if (session->is_open && old->rope_scale == fresh.rope_scale &&
+        memcmp(old->inv_freq, fresh.inv_freq, freq_bytes) == 0) {
+        while (shared < old->length && shared < session->n_prompt - 1 &&
+               session->keys[shared].picture == session->prompt[shared].picture &&
+               session->keys[shared].value == session->prompt[shared].value) {
+            shared++;
+        }
+        // Its blocks move: a sequence has room for as many as its own limit needs.
+        lv_sequence_truncate(session->cache, old, shared);
+        memcpy(fresh.blocks, old->blocks, (size_t)old->n_blocks * sizeof *fresh.blocks);
+        fresh.n_blocks = old->n_blocks;
+        fresh.length = old->length;
+        old->n_blocks = old->length = 0;
     }
-    lv_sequence_truncate(session->cache, &session->sequence, shared);
+    if (session->is_open) {
+        lv_sequence_close(session->cache, old);
+    }
+    session->sequence = fresh;
+    session->is_open = true;
     answer->n_reused_tokens = shared;
     return LV_OK;
 }
