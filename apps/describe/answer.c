@@ -75,7 +75,7 @@ static int ask(describe_app *app, const describe_input *inputs, lv_picture *cons
     progress_end();
     int result = EXIT_DONE;
     if (status != LV_OK) {
-        result = put_failed() ? EXIT_SOME_FAILED : answer_failed(inputs->label, status);
+        result = answer_failed(inputs->label, status);
     } else if (!put_answer(app, inputs, pictures, n, &answer, &header)) {
         result = EXIT_SOME_FAILED;
     } else {

@@ -13,9 +13,9 @@ typedef struct chat_state {
     int n_messages, capacity;
     lv_picture **pictures; // of the whole conversation, in order
     int n_pictures;
-    int n_shown;   // of them, those that a question has shown already
-    int n_refused; // pictures that could not be read
-    bool asks;     // standard input is a terminal: prompts and hints are shown
+    int n_shown;  // of them, those that a question has shown already
+    int n_failed; // pictures and questions
+    bool asks;    // standard input is a terminal: prompts and hints are shown
 } chat_state;
 
 static const char help_text[] = "  /image PATH|URL   show a picture with the next question\n"
@@ -62,7 +62,7 @@ static void show(chat_state *chat, const describe_input *input) {
         picture ? realloc(chat->pictures, (size_t)(chat->n_pictures + 1) * sizeof *grown) : NULL;
     if (!grown) {
         lv_picture_free(picture);
-        chat->n_refused++;
+        chat->n_failed++;
         return;
     }
     chat->pictures = grown;
@@ -76,7 +76,7 @@ static void show_named(chat_state *chat, const char *source) {
     if (input_add(&list, source, strlen(source))) {
         show(chat, list.items);
     } else {
-        chat->n_refused++;
+        chat->n_failed++;
     }
     inputs_free(&list);
 }
@@ -90,7 +90,7 @@ static void lay_pictures(chat_state *chat) {
     }
 }
 
-// EXIT_DONE, EXIT_SOME_FAILED where the question was taken back, EXIT_MODEL where none can follow.
+// A question that fails is taken back. EXIT_MODEL where none can follow, else EXIT_DONE.
 static int ask(chat_state *chat, const char *question) {
     const describe_options *options = chat->app->options;
     if (chat->n_messages == 0 && options->system && !add_message(chat, "system", options->system)) {
@@ -108,8 +108,12 @@ static int ask(chat_state *chat, const char *question) {
     lv_status status = lv_session_answer(chat->app->session, chat->messages, chat->n_messages,
                                          &options->params, answer_on_text, NULL, &answer);
     if (status != LV_OK) {
-        result = put_failed() ? EXIT_MODEL : answer_failed("chat", status);
+        result = answer_failed("chat", status) == EXIT_MODEL ? EXIT_MODEL : EXIT_DONE;
+        if (status == LV_ELIMIT) {
+            note("/reset starts a new conversation");
+        }
         drop_message(chat);
+        chat->n_failed++;
     } else {
         put_text("\n");
         chat->n_shown = chat->n_pictures;
@@ -178,7 +182,7 @@ int chat_run(describe_app *app, const input_list *inputs) {
     if (app->options->prompt) {
         result = ask(&chat, app->options->prompt);
     }
-    while (result != EXIT_MODEL && read_line(&chat, &line, &capacity) >= 0) {
+    while (result != EXIT_MODEL && !put_failed() && read_line(&chat, &line, &capacity) >= 0) {
         char *text = line + strspn(line, " \t");
         if (*text == '/') {
             if (command(&chat, text) == LEAVE) {
@@ -191,7 +195,7 @@ int chat_run(describe_app *app, const input_list *inputs) {
     if (chat.asks && feof(stdin)) {
         fputc('\n', stderr);
     }
-    result = put_failed() || (result == EXIT_DONE && chat.n_refused) ? EXIT_SOME_FAILED : result;
+    result = put_failed() || (result == EXIT_DONE && chat.n_failed) ? EXIT_SOME_FAILED : result;
     reset(&chat);
     free(chat.messages);
     free(chat.pictures);

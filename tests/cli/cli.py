@@ -1,6 +1,7 @@
 """What the command-line tests share: running describe, and pictures made from nothing.
 
-$DESCRIBE names the program, $LV_SOURCE the source tree; the model is the embedded one.
+$DESCRIBE names the program, $LV_SOURCE the source tree, $LV_TINY the folder that golden/tiny.py wrote:
+one of its checkpoints answers, as no test here depends on what is said.
 """
 
 import json
@@ -14,7 +15,8 @@ import zlib
 
 DESCRIBE = os.environ["DESCRIBE"]
 SOURCE = os.environ["LV_SOURCE"]
-DEMO = os.path.join(SOURCE, "assets", "demo-model")
+TINY = os.environ["LV_TINY"]
+MODEL = os.path.join(TINY, "hf15")
 SHARED = os.path.join(SOURCE, "..", "shared", "data")
 SECONDS = 240  # for one run of the program, sanitizers included
 
@@ -56,7 +58,7 @@ class Case(unittest.TestCase):
 
     def start(self, *args, env=None, **popen):
         return subprocess.Popen([DESCRIBE, *args], cwd=self.dir,
-                                env={**os.environ, **(env or {})}, **popen)
+                                env={**os.environ, "LLAVA_MODEL": MODEL, **(env or {})}, **popen)
 
     def run_describe(self, *args, stdin=b"", env=None, stdout=subprocess.PIPE):
         """Runs to the end. The result has status, out and err (text) and errors (lines of err)."""

@@ -7,7 +7,7 @@ import shutil
 import struct
 import unittest
 
-from cli import DEMO, Case
+from cli import MODEL, TINY, Case
 
 
 class Checkpoints(Case):
@@ -15,12 +15,12 @@ class Checkpoints(Case):
         super().setUp()
         self.model = os.path.join(self.dir, "model")
         os.mkdir(self.model)
-        for name in os.listdir(DEMO):  # what a test changes, it replaces
-            if os.path.isfile(os.path.join(DEMO, name)):
-                os.symlink(os.path.join(DEMO, name), os.path.join(self.model, name))
-        weights = sorted(n for n in os.listdir(DEMO) if n.endswith(".safetensors"))
+        for name in os.listdir(MODEL):  # what a test changes, it replaces
+            if os.path.isfile(os.path.join(MODEL, name)):
+                os.symlink(os.path.join(MODEL, name), os.path.join(self.model, name))
+        weights = sorted(n for n in os.listdir(MODEL) if n.endswith(".safetensors"))
         self.weights = weights[0]
-        with open(os.path.join(DEMO, self.weights), "rb") as file:
+        with open(os.path.join(MODEL, self.weights), "rb") as file:
             self.data = file.read()
         n, = struct.unpack("<Q", self.data[:8])
         self.header = json.loads(self.data[8:8 + n])
@@ -45,8 +45,26 @@ class Checkpoints(Case):
         for word in naming:
             self.assertIn(word, result.err)
 
-    def test_untouched(self):
+    def test_good_ones(self):
         self.assertEqual(self.describe("--model", "model", "good.png").status, 0)
+        for args in (["hf16"], ["awq64"], ["rope_yarn"], ["orig16"],
+                     ["orig15", "--vision-model", os.path.join(TINY, "orig15_clip")]):
+            result = self.describe("--model", os.path.join(TINY, args[0]), *args[1:], "good.png")
+            self.assertEqual((result.status, result.err), (0, ""))
+
+    def test_hub_name(self):
+        at = os.path.join(self.dir, "hub", "models--org--name")
+        os.makedirs(os.path.join(at, "refs"))
+        os.makedirs(os.path.join(at, "snapshots"))
+        os.symlink(self.model, os.path.join(at, "snapshots", "abc"))
+        with open(os.path.join(at, "refs", "main"), "w", encoding="ascii") as file:
+            file.write("abc")
+        env = {"HF_HUB_CACHE": os.path.join(self.dir, "hub")}
+        result = self.describe("--model", "org/name", "good.png", env=env)
+        self.assertEqual((result.status, result.err), (0, ""))
+        result = self.describe("--model", "org/other", "good.png", env=env)
+        self.assertEqual((result.status, len(result.errors)), (3, 1), result.err)
+        self.assertIn("org/other", result.err)
 
     def test_offsets(self):
         tensor = self.header[self.name]
@@ -88,7 +106,7 @@ class Checkpoints(Case):
         self.refused(self.name.split(".")[-2])
 
     def test_config(self):
-        with open(os.path.join(DEMO, "config.json"), encoding="utf-8") as file:
+        with open(os.path.join(MODEL, "config.json"), encoding="utf-8") as file:
             config = json.load(file)
         text = config["text_config"]
         for key, value in (("hidden_size", 1 << 30), ("hidden_size", -384), ("hidden_size", 1.5),

@@ -4,7 +4,7 @@ import os
 import subprocess
 import unittest
 
-from cli import SECONDS, Case, png
+from cli import SECONDS, Case
 
 
 class Install(Case):
@@ -16,7 +16,8 @@ class Install(Case):
         os.rename(prefix, moved)
         describe = os.path.join(moved, "bin", "describe")
         result = subprocess.run([describe, "-v", "--max-tokens", "1", "good.png"], cwd=self.dir,
-                                capture_output=True, timeout=SECONDS)
+                                env={**os.environ, "LLAVA_MODEL": ""}, capture_output=True,
+                                timeout=SECONDS)
         self.assertEqual(result.returncode, 0, result.stderr)
         self.assertIn(os.path.join(moved, "share", "llava.c", "demo-model"), result.stderr.decode())
 

@@ -3,7 +3,8 @@ find_package(Python3 COMPONENTS Interpreter)
 if(Python3_FOUND)
   foreach(part options inputs output checkpoints install)
     add_test(NAME cli_${part} COMMAND ${Python3_EXECUTABLE} -B ${CMAKE_CURRENT_LIST_DIR}/test_${part}.py)
-    set_tests_properties(cli_${part} PROPERTIES LABELS cli TIMEOUT 900 ENVIRONMENT
-      "DESCRIBE=$<TARGET_FILE:describe>;LV_SOURCE=${PROJECT_SOURCE_DIR};LV_BUILD=${CMAKE_BINARY_DIR}")
+    set_tests_properties(cli_${part} PROPERTIES LABELS cli TIMEOUT 900
+      FIXTURES_REQUIRED golden ENVIRONMENT
+      "DESCRIBE=$<TARGET_FILE:describe>;LV_SOURCE=${PROJECT_SOURCE_DIR};LV_BUILD=${CMAKE_BINARY_DIR};LV_TINY=${golden_dir}")
   endforeach()
 endif()
