@@ -222,6 +222,9 @@ static void test_embeddings(lv_checkpoint *checkpoint) {
     feed(&s, tokens, 140, want);
     lv_sequence_close(cache, &s);
     s = open_sequence();
+    feed(&s, tokens + 500, 200, got); // leaves other ids in the work space
+    lv_sequence_close(cache, &s);
+    s = open_sequence();
     const lv_chunk chunks[] = {
         {.sequence = &s, .ids = tokens, .n = 20},
         {.sequence = &s, .embeddings = embeddings, .n = 60},
@@ -265,6 +268,24 @@ static void test_batch(void) {
         }
         lv_sequence_close(cache, &s[i]);
     }
+}
+
+// Logits from the middle of a call that takes two passes, and from its end.
+static void test_rows(void) {
+    float middle[VOCAB], end[VOCAB], got[2][VOCAB], *dev;
+    lv_sequence s = open_sequence();
+    feed(&s, tokens, 300, middle);
+    feed(&s, tokens + 300, 400, end);
+    lv_sequence_close(cache, &s);
+    s = open_sequence();
+    const lv_chunk chunks[] = {
+        {.sequence = &s, .ids = tokens, .n = 300, .want_logits = true},
+        {.sequence = &s, .ids = tokens + 300, .n = 400, .want_logits = true}};
+    CHECK_OK(lv_llm_forward(llm, cache, chunks, 2, &dev));
+    CHECK_OK(be->ops->download(be, got, dev, sizeof got));
+    check_same("the middle", got[0], middle);
+    check_same("the end", got[1], end);
+    lv_sequence_close(cache, &s);
 }
 
 static void test_truncate(void) {
@@ -426,6 +447,7 @@ static void run(const variant *v, bool reference) {
     test_no_allocation();
     if (!reference) {
         test_feeding(700);
+        test_rows();
     }
     CHECK(lv_cache_free_blocks(cache) == 64, "%d blocks free", lv_cache_free_blocks(cache));
     lv_cache_free(cache);
