@@ -49,7 +49,8 @@ static lv_status read_side(const lv_json *json, const char *key, int *out, bool 
 }
 
 static lv_status add_pinpoint(const lv_json *json, int width, int height, lv_image_config *out) {
-    if (out->n_pinpoints == LV_MAX_PINPOINTS || width % out->size || height % out->size) {
+    if (out->n_pinpoints == LV_MAX_PINPOINTS || width > MAX_SIDE || height > MAX_SIDE ||
+        width % out->size || height % out->size) {
         return lv_fail(LV_EFORMAT,
                        "%s: image_grid_pinpoints: %d x %d: expected at most %d grids, each a "
                        "multiple of the tile's side %d",
@@ -61,16 +62,22 @@ static lv_status add_pinpoint(const lv_json *json, int width, int height, lv_ima
     return LV_OK;
 }
 
-// The next number of a string such as "(1x1),...,(6x6)" or "[(336, 672), ...]"; 0 at the end.
+// The next number of a string such as "(1x1),...,(6x6)" or "[(336, 672), ...]": 0 at the end, one
+// above MAX_SIDE where it is out of range.
 static int next_number(const char **at) {
     *at += strcspn(*at, "0123456789");
-    long number = **at ? strtol(*at, (char **)at, 10) : 0;
-    return number > 0 && number <= MAX_SIDE ? (int)number : 0;
+    if (!**at) {
+        return 0;
+    }
+    long number = strtol(*at, (char **)at, 10);
+    return number > 0 && number <= MAX_SIDE ? (int)number : MAX_SIDE + 1;
 }
 
 // "(axb),...,(cxd)" stands for every grid of a..c by b..d tiles, as the original code reads it.
 static lv_status add_range(const lv_json *json, const char *text, lv_image_config *out) {
-    int first[2] = {next_number(&text), next_number(&text)};
+    int first[2];
+    first[0] = next_number(&text);
+    first[1] = next_number(&text);
     int last[2] = {first[0], first[1]};
     for (int a, b; (a = next_number(&text)) && (b = next_number(&text));) {
         last[0] = a;
