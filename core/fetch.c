@@ -206,7 +206,7 @@ static lv_status status_of(const transfer *t, CURLcode code, long http_status) {
     if (code == CURLE_ABORTED_BY_CALLBACK) {
         return lv_fail(LV_ECANCELLED, "%s: cancelled", t->host);
     }
-    if (code == CURLE_URL_MALFORMAT || code == CURLE_UNSUPPORTED_PROTOCOL) {
+    if (code == CURLE_URL_MALFORMAT) {
         return lv_fail(LV_EINVAL, "%s: %s", t->host,
                        *t->detail ? t->detail : curl_easy_strerror(code));
     }

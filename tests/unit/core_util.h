@@ -23,7 +23,7 @@ static void scratch_remove(void) {
     }
 }
 
-static void scratch_open(void) {
+static inline void scratch_open(void) {
     snprintf(scratch_dir, sizeof scratch_dir, "/tmp/lv_core_XXXXXX");
     if (!mkdtemp(scratch_dir)) {
         perror("mkdtemp");
@@ -33,7 +33,7 @@ static void scratch_open(void) {
 }
 
 // The full name of a file in it; holds until the fourth call from here.
-static const char *scratch(const char *name) {
+static inline const char *scratch(const char *name) {
     static char paths[4][512];
     static int turn;
     char *path = paths[turn++ % 4];
