@@ -18,8 +18,8 @@ static int flush_printed(void) {
 static void say_notes(const describe_app *app) {
     const describe_options *o = app->options;
     if (app->info.is_demo) {
-        note("using the small embedded demo model; for a real one download a LLaVA from "
-             "huggingface.co and name it: --model llava-hf/llava-1.5-7b-hf");
+        note("using the small embedded demo model; for a real one: hf download "
+             "llava-hf/llava-1.5-7b-hf, then --model llava-hf/llava-1.5-7b-hf");
     }
     if (o->params.temperature <= 0 &&
         (o->params.top_p > 0 || o->params.top_k > 0 || o->params.min_p > 0 || o->params.seed)) {

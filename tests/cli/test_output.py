@@ -251,6 +251,19 @@ class Chat(Case):
         terminal.type("\x04")
         self.assertEqual(terminal.finish(), 0)
 
+    def test_interrupt_stops_the_answer(self):
+        terminal = Terminal(self, "--chat", "-q", "--max-tokens", "100000", "--session-len", "20000",
+                            "-p", "Talk without end.", "good.png")
+        terminal.wait_for(" ")
+        terminal.more(0.3)
+        terminal.type("\x03")  # the answer ends, the chat goes on
+        begin = time.monotonic()
+        terminal.type("/help\n")
+        terminal.wait_for("/reset")
+        self.assertLess(time.monotonic() - begin, 10)
+        terminal.type("/quit\n")
+        self.assertEqual(terminal.finish(), 0)
+
 
 if __name__ == "__main__":
     unittest.main()
