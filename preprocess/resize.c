@@ -118,33 +118,25 @@ static uint8_t to_byte(int64_t sum) {
     return (uint8_t)(value < 0 ? 0 : value > 255 ? 255 : value);
 }
 
-// Columns [begin, end) of the canvas's row y as three planes of 16-bit samples, each `width` long.
-static void load_row(const lv_canvas *canvas, int y, int begin, int end, int16_t *planes) {
-    int width = end - begin;
+// A row's columns [axis->begin, axis->end) as three planes of 16-bit samples.
+static void fill_background(const lv_canvas *canvas, const lv_axis *axis, int16_t *planes) {
+    int width = axis->end - axis->begin;
+    for (int c = 0; c < 3; c++, planes += width) {
+        for (int x = 0; x < width; x++) {
+            planes[x] = canvas->background[c];
+        }
+    }
+}
+
+// The columns that the picture covers, [left, right), of row y of the canvas.
+static void load_row(const lv_canvas *canvas, const lv_axis *axis, int y, int left, int right,
+                     int16_t *planes) {
     const lv_image *image = canvas->image;
-    bool inside = y >= canvas->y && y - canvas->y < image->height;
-    int left = canvas->x < begin ? begin : canvas->x, right = canvas->x + image->width;
-    right = right > end ? end : right;
-    if (!inside || right < left) {
-        left = right = end;
-    }
-    for (int c = 0; c < 3; c++) {
-        int16_t *restrict plane = planes + (size_t)c * (size_t)width;
-        for (int x = begin; x < left; x++) {
-            plane[x - begin] = canvas->background[c];
-        }
-        for (int x = right; x < end; x++) {
-            plane[x - begin] = canvas->background[c];
-        }
-    }
-    if (left == right) {
-        return;
-    }
-    const uint8_t *restrict rgb =
-        image->rgb +
-        ((size_t)(y - canvas->y) * (size_t)image->width + (size_t)(left - canvas->x)) * 3;
-    int16_t *restrict red = planes + (left - begin);
-    int16_t *restrict green = red + width, *restrict blue = green + width;
+    size_t at = (size_t)(y - canvas->y) * (size_t)image->width + (size_t)(left - canvas->x);
+    const uint8_t *restrict rgb = image->rgb + at * 3;
+    int16_t *restrict red = planes + (left - axis->begin);
+    int16_t *restrict green = red + (axis->end - axis->begin);
+    int16_t *restrict blue = green + (axis->end - axis->begin);
     for (int i = 0; i < right - left; i++) {
         red[i] = rgb[3 * i];
         green[i] = rgb[3 * i + 1];
@@ -153,9 +145,10 @@ static void load_row(const lv_canvas *canvas, int y, int begin, int end, int16_t
 }
 
 FAST_CLONES
-static void resample_row(const lv_axis *axis, const int16_t *planes, uint8_t *out) {
+static void resample_row(const lv_axis *axis, const int16_t *planes, int from_out, int to_out,
+                         uint8_t *out) {
     int width = axis->end - axis->begin;
-    for (int i = 0; i < axis->n_out; i++) {
+    for (int i = from_out; i < to_out; i++) {
         const int16_t *hi = axis->hi + (size_t)i * (size_t)axis->stride;
         const int16_t *lo = axis->lo + (size_t)i * (size_t)axis->stride;
         const int16_t *in = planes + (axis->first[i] - axis->begin);
@@ -175,40 +168,64 @@ static void resample_row(const lv_axis *axis, const int16_t *planes, uint8_t *ou
     }
 }
 
-static void copy_row(const lv_axis *axis, const int16_t *planes, uint8_t *out) {
+static void make_row(const lv_axis *axis, const int16_t *planes, int from, int to, uint8_t *out) {
+    if (!axis->same) {
+        resample_row(axis, planes, from, to, out);
+        return;
+    }
     for (int c = 0; c < 3; c++) {
-        for (int i = 0; i < axis->n_out; i++) {
+        for (int i = from; i < to; i++) {
             out[3 * i + c] = (uint8_t)planes[c * axis->n_out + i];
         }
     }
 }
 
-// rows [vertical->end - begin, horizontal->n_out, 3]: what the vertical pass reads. Rows that show
-// only the background are computed once.
+// Outputs [*from, *to) of the axis are those that see any of the inputs [left, right).
+static void find_outputs(const lv_axis *axis, int left, int right, int *from, int *to) {
+    *from = 0;
+    *to = axis->n_out;
+    if (axis->same) {
+        *from = left - axis->begin;
+        *to = right - axis->begin;
+        return;
+    }
+    while (*from < *to && axis->first[*from] + axis->count[*from] <= left) {
+        ++*from;
+    }
+    while (*to > *from && axis->first[*to - 1] >= right) {
+        --*to;
+    }
+}
+
+// rows [vertical->end - begin, horizontal->n_out, 3]: what the vertical pass reads. What sees only
+// the background is computed once, so a strip on a large square costs what the strip costs.
 static lv_status horizontal_pass(const lv_canvas *canvas, const lv_axis *horizontal,
                                  const lv_axis *vertical, uint8_t *rows) {
     size_t width = (size_t)(horizontal->end - horizontal->begin);
     size_t row_bytes = (size_t)horizontal->n_out * 3;
     int16_t *planes = malloc(width * 3 * sizeof(int16_t));
-    if (!planes) {
+    uint8_t *blank = malloc(row_bytes);
+    if (!planes || !blank) {
+        free(planes);
+        free(blank);
         return lv_fail(LV_ENOMEM, "resize: no memory for a row of %zu pixels", width);
     }
-    const uint8_t *blank = NULL;
+    int left = canvas->x, right = canvas->x + canvas->image->width, from, to;
+    left = left < horizontal->begin ? horizontal->begin : left;
+    right = right > horizontal->end ? horizontal->end : right;
+    right = right < left ? left : right;
+    find_outputs(horizontal, left, right, &from, &to);
+    fill_background(canvas, horizontal, planes);
+    make_row(horizontal, planes, 0, horizontal->n_out, blank);
     for (int y = vertical->begin; y < vertical->end; y++, rows += row_bytes) {
-        bool is_blank = y < canvas->y || y - canvas->y >= canvas->image->height;
-        if (is_blank && blank) {
-            memcpy(rows, blank, row_bytes);
-            continue;
+        memcpy(rows, blank, row_bytes);
+        if (y >= canvas->y && y - canvas->y < canvas->image->height) {
+            load_row(canvas, horizontal, y, left, right, planes);
+            make_row(horizontal, planes, from, to, rows);
         }
-        load_row(canvas, y, horizontal->begin, horizontal->end, planes);
-        if (horizontal->same) {
-            copy_row(horizontal, planes, rows);
-        } else {
-            resample_row(horizontal, planes, rows);
-        }
-        blank = is_blank ? rows : blank;
     }
     free(planes);
+    free(blank);
     return LV_OK;
 }
 
