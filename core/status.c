@@ -31,11 +31,10 @@ lv_status lv_fail_in(lv_status code, const char *format, ...) {
     memcpy(inner, message, sizeof inner);
     va_list args;
     va_start(args, format);
-    int n = vsnprintf(message, sizeof message, format, args);
+    vsnprintf(message, sizeof message, format, args);
     va_end(args);
-    if (n >= 0 && (size_t)n < sizeof message) {
-        snprintf(message + n, sizeof message - (size_t)n, ": %s", inner);
-    }
+    strncat(message, ": ", sizeof message - strlen(message) - 1);
+    strncat(message, inner, sizeof message - strlen(message) - 1);
     clean_message();
     return code;
 }
