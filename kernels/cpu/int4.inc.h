@@ -39,11 +39,11 @@ direct_tile(const lv_int4 *w, int tile, const lv_int4_rows *x, int n_r, float *c
         }
     }
     for (int b = 0; b < n_blocks; b++) {
-        vi sum[LV_DIRECT_ROWS][LV_TILE_VECTORS][4]; // of nibbles i; the odd ones 16-fold
+        vsum sum[LV_DIRECT_ROWS][LV_TILE_VECTORS][4]; // of nibbles i; the odd ones 16-fold
         for (int r = 0; r < n_r; r++) {
             for (int v = 0; v < LV_TILE_VECTORS; v++) {
                 for (int i = 0; i < 4; i++) {
-                    sum[r][v][i] = v_zero();
+                    sum[r][v][i] = (vsum){0};
                 }
             }
         }
@@ -65,10 +65,10 @@ direct_tile(const lv_int4 *w, int tile, const lv_int4_rows *x, int n_r, float *c
                      LV_INT4_TILE;
         for (int r = 0; r < n_r; r++) {
             for (int v = 0; v < LV_TILE_VECTORS; v++) {
-                vi *s = sum[r][v];
-                vi dot = v_add(v_add(s[0], s[2]), v_shift_signed(v_add(s[1], s[3]), 4));
+                vsum *s = sum[r][v];
+                vsum dot = s[0] + s[2] + ((s[1] + s[3]) >> 4);
                 vi zero = v_mul(v_widen(w->zeros + at + v * LV_LANES), v_set(x->sums[b * n_r + r]));
-                vs scaled = s_mul(v_float(v_sub(dot, zero)), s_set(x->scales[b * n_r + r]));
+                vs scaled = s_mul(v_float(v_sub((vi)dot, zero)), s_set(x->scales[b * n_r + r]));
                 y[r][v] = s_add(y[r][v], s_mul(scaled, v_f16(w->scales + at + v * LV_LANES)));
             }
         }
@@ -125,12 +125,12 @@ static inline __attribute__((always_inline)) void block_rows(int n_r, int n_pair
                                                              const int16_t *panel, const int16_t *q,
                                                              const float *sx, const vs *scale,
                                                              float *c) {
-    vi sum[LV_BLOCK_ROWS][N_VECTORS];
+    vsum sum[LV_BLOCK_ROWS][N_VECTORS];
 #pragma GCC unroll 16
     for (int r = 0; r < n_r; r++) {
 #pragma GCC unroll 16
         for (int v = 0; v < N_VECTORS; v++) {
-            sum[r][v] = v_zero();
+            sum[r][v] = (vsum){0};
         }
     }
     for (int k = 0; k < n_pairs; k++) {
@@ -149,7 +149,7 @@ static inline __attribute__((always_inline)) void block_rows(int n_r, int n_pair
 #pragma GCC unroll 16
         for (int v = 0; v < N_VECTORS; v++) {
             float *to = c + r * LV_CPU_PANEL + v * LV_LANES;
-            vs scaled = s_mul(v_float(sum[r][v]), s_set(sx[r]));
+            vs scaled = s_mul(v_float((vi)sum[r][v]), s_set(sx[r]));
             s_store(to, s_add(s_load(to), s_mul(scaled, scale[v])));
         }
     }

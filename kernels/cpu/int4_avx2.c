@@ -9,19 +9,18 @@
 #define LV_BLOCK_ROWS 6
 #define LV_PREFETCH_BYTES 1024
 typedef __m256i vi;
+typedef int32_t vsum __attribute__((vector_size(32))); // one mode for all of a sum's life
 typedef __m256 vs;
-#define v_zero() _mm256_setzero_si256()
 #define v_load(p) _mm256_loadu_si256((const __m256i *)(p))
 #define v_store(p, v) _mm256_storeu_si256((__m256i *)(p), v)
 #define v_set(x) _mm256_set1_epi32(x)
 #define v_and(a, b) _mm256_and_si256(a, b)
 #define v_shift(a, n) _mm256_srli_epi32(a, n)
 #define v_sub16(a, b) _mm256_sub_epi16(a, b)
-#define v_dot(sum, w, x) _mm256_add_epi32(sum, _mm256_madd_epi16(w, x))
+#define v_dot(sum, w, x) ((sum) + (vsum)_mm256_madd_epi16(w, x))
 #define v_add(a, b) _mm256_add_epi32(a, b)
 #define v_sub(a, b) _mm256_sub_epi32(a, b)
 #define v_mul(a, b) _mm256_mullo_epi32(a, b)
-#define v_shift_signed(a, n) _mm256_srai_epi32(a, n)
 #define v_widen(p) _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(p)))
 #define v_f16(p) _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(p)))
 #define v_float(a) _mm256_cvtepi32_ps(a)
