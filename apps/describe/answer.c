@@ -11,10 +11,7 @@ lv_picture *answer_load(const describe_app *app, const describe_input *input) {
     lv_status status = lv_picture_load(app->model, input->source, NULL, &fetch, &picture);
     progress_end();
     if (status != LV_OK) {
-        const char *why = lv_error(); // may name the file in front itself
-        size_t n = strlen(input->source);
-        bool named = !strncmp(why, input->source, n) && !strncmp(why + n, ": ", 2);
-        complain(input->label, "%s", named ? why + n + 2 : why);
+        complain(input->label, "%s", last_reason(input->source));
         return NULL;
     }
     return picture;

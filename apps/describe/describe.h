@@ -78,6 +78,7 @@ bool put_failed(void);
 
 void complain(const char *name, const char *format, ...)
     LV_PRINTF(2, 3);                                    // "describe: NAME: ..." (NAME may be NULL)
+const char *last_reason(const char *name);              // lv_error() without "NAME: " in front
 void note(const char *format, ...) LV_PRINTF(1, 2);     // a line, unless quiet
 void progress(const char *format, ...) LV_PRINTF(1, 2); // on a terminal, replaced by what follows
 void progress_end(void);

@@ -41,7 +41,7 @@ static int open_model(describe_app *app) {
     }
     progress_end();
     if (status != LV_OK) {
-        complain(NULL, "cannot load %s: %s", name, lv_error());
+        complain(NULL, "cannot load %s: %s", name, last_reason(name));
         return EXIT_MODEL;
     }
     say_notes(app);

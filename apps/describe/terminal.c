@@ -180,6 +180,12 @@ void complain(const char *name, const char *format, ...) {
     va_end(args);
 }
 
+const char *last_reason(const char *name) {
+    const char *text = lv_error();
+    size_t n = strlen(name);
+    return !strncmp(text, name, n) && !strncmp(text + n, ": ", 2) ? text + n + 2 : text;
+}
+
 void note(const char *format, ...) {
     if (!terminal.quiet) {
         va_list args;
