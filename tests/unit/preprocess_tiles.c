@@ -46,7 +46,9 @@ static void check_line(const char *line) {
         float *values = malloc(n * sizeof(float));
         lv_tiles_normalize(&tiles, &config, values);
         CHECK(checksum(tiles.rgb, n) == want_pixels, "pixels: %s", line);
-        CHECK(checksum(values, n * sizeof(float)) == want_values, "values: %s", line);
+        size_t one = n / (size_t)n_tiles;
+        CHECK(checksum(values + n - one, one * sizeof(float)) == want_values,
+              "values of the last tile: %s", line);
         free(values);
     }
     lv_tiles_free(&tiles);
