@@ -139,7 +139,7 @@ lv_status lv_cpu_attention(lv_backend *be, const lv_batch *batch, const lv_atten
         work += (double)(batch->token_start[s + 1] - batch->token_start[s]) * batch->kv_length[s] *
                 shape->n_heads * shape->head_dim;
     }
-#pragma omp parallel num_threads(cpu->n_threads) if (work > 1e5)
+#pragma omp parallel num_threads(cpu->n_threads) if (work > 1e6)
     {
         scratch mine = cut_scratch((float *)memory + omp_get_thread_num() * per_thread, shape);
         for (int s = 0; s < batch->n_seqs; s++) {

@@ -162,10 +162,16 @@ lv_status lv_cpu_open(const lv_backend_options *options, lv_backend **out) {
     return LV_OK;
 }
 
-void *lv_cpu_map(size_t n_bytes) {
+void *lv_cpu_map(size_t n_bytes, bool large_pages) {
     void *data = mmap(NULL, n_bytes, PROT_READ | PROT_WRITE,
                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    return data == MAP_FAILED ? NULL : data;
+    if (data == MAP_FAILED) {
+        return NULL;
+    }
+    if (large_pages) {
+        madvise(data, n_bytes, MADV_HUGEPAGE); // only a wish: fewer faults and TLB misses
+    }
+    return data;
 }
 
 void lv_cpu_unmap(void *data, size_t n_bytes) {
@@ -176,7 +182,7 @@ void lv_cpu_unmap(void *data, size_t n_bytes) {
 
 lv_status lv_cpu_scratch(lv_cpu *cpu, int slot, size_t n_bytes, void **out) {
     if (cpu->scratch[slot].n_bytes < n_bytes) {
-        void *data = lv_cpu_map(n_bytes);
+        void *data = lv_cpu_map(n_bytes, false);
         if (!data) {
             return lv_fail(LV_ENOMEM, "CPU scratch: no %zu bytes", n_bytes);
         }

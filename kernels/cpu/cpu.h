@@ -119,8 +119,8 @@ enum { LV_SCRATCH_NORM, LV_SCRATCH_LINEAR, LV_SCRATCH_INT4, LV_SCRATCH_THREADS, 
 // At least n_bytes of memory, 64-byte aligned, kept until the next call with the same slot.
 lv_status lv_cpu_scratch(lv_cpu *cpu, int slot, size_t n_bytes, void **out) LV_MUST_CHECK;
 
-// Zeroed pages that are committed only when touched.
-void *lv_cpu_map(size_t n_bytes);
+// Zeroed pages that are committed only when touched; large ones where all will be.
+void *lv_cpu_map(size_t n_bytes, bool large_pages);
 void lv_cpu_unmap(void *data, size_t n_bytes);
 
 // int4.c

@@ -27,34 +27,67 @@ static uint32_t word_at(const lv_tensor *t, int64_t index) {
     return word;
 }
 
-// 8 outputs x 8 k of the source (outputs out .. out + 7) -> half a line.
-static void pack_half_line(const lv_linear_source *s, int out, int k, uint32_t *line) {
-    // Column c of a word sits at this shift; k 2 i + odd goes to nibble i + 4 odd.
-    static const int shift_of_column[8] = {0, 16, 4, 20, 8, 24, 12, 28};
-    memset(line, 0, 8 * sizeof *line);
-    for (int i = 0; i < 8; i++) {
-        uint32_t word = word_at(&s->qweight, (int64_t)(k + i) * (s->n_out / 8) + out / 8);
-        int nibble = i / 2 + 4 * (i % 2);
-        for (int c = 0; c < 8; c++) {
-            line[c] |= (word >> shift_of_column[c] & 15) << (4 * nibble);
+// In a word of the source, column c of its eight is nibble NIBBLE[c]; in a line's word, k i is
+// nibble NIBBLE[i]: the same order, so that repacking is the transpose of an 8 x 8 matrix of
+// nibbles.
+static const int NIBBLE[8] = {0, 4, 1, 5, 2, 6, 3, 7};
+
+#define STRIP 16 // words of the source that are taken together: one cache line, 8 tiles
+
+// For each of the STRIP columns of words: nibble j of word i <-> nibble i of word j.
+static void transpose_nibbles(uint32_t a[8][STRIP]) {
+    static const uint32_t masks[3] = {0x0000FFFF, 0x00FF00FF, 0x0F0F0F0F};
+    for (int step = 0; step < 3; step++) {
+        int d = 4 >> step;
+        for (int i = 0; i < 8; i++) {
+            if (i & d) {
+                continue;
+            }
+            for (int s = 0; s < STRIP; s++) {
+                uint32_t t = ((a[i][s] >> (4 * d)) ^ a[i + d][s]) & masks[step];
+                a[i + d][s] ^= t;
+                a[i][s] ^= t << (4 * d);
+            }
         }
     }
 }
 
-static void pack_half_tile(const lv_linear_source *s, int out, int to, const lv_int4 *w) {
-    static const int shift_of_column[8] = {0, 16, 4, 20, 8, 24, 12, 28};
-    int n_groups = s->n_in / s->group_size, n_lines = s->n_in / 8;
-    int64_t tile = to / LV_INT4_TILE, lane = to % LV_INT4_TILE;
-    for (int line = 0; line < n_lines; line++) {
-        pack_half_line(s, out, line * 8, w->q + (tile * n_lines + line) * LV_INT4_TILE + lane);
+// Words word0 .. word0 + n_words - 1 of each row of the source; their outputs start at `to`.
+static void pack_strip(const lv_linear_source *s, int word0, int n_words, int to,
+                       const lv_int4 *w) {
+    const ptrdiff_t row_bytes = (ptrdiff_t)s->n_out / 2;
+    const uint8_t *row = (const uint8_t *)s->qweight.data + (ptrdiff_t)word0 * 4;
+    const int64_t n_lines = s->n_in / 8;
+    uint32_t a[8][STRIP] = {{0}};
+    for (int64_t line = 0; line < n_lines; line++, row += 8 * row_bytes) {
+        for (int i = 0; i < 8; i++) {
+            memcpy(a[NIBBLE[i]], row + i * row_bytes, (size_t)n_words * 4);
+            if (line + 4 < n_lines) {
+                __builtin_prefetch(row + (i + 32) * row_bytes);
+            }
+        }
+        transpose_nibbles(a);
+        for (int n = 0; n < n_words; n++) {
+            int64_t out = to + n * 8, tile = out / LV_INT4_TILE, lane = out % LV_INT4_TILE;
+            uint32_t *half_line = w->q + (tile * n_lines + line) * LV_INT4_TILE + lane;
+            for (int c = 0; c < 8; c++) {
+                half_line[c] = a[NIBBLE[c]][n];
+            }
+        }
     }
+}
+
+// Scales and zeros of the eight outputs of a word.
+static void pack_scales(const lv_linear_source *s, int word, int to, const lv_int4 *w) {
+    int n_groups = s->n_in / s->group_size;
     for (int group = 0; group < n_groups; group++) {
-        int64_t at = (tile * n_groups + group) * LV_INT4_TILE + lane;
-        uint32_t zeros = word_at(&s->qzeros, (int64_t)group * (s->n_out / 8) + out / 8);
+        int64_t at =
+            ((int64_t)(to / LV_INT4_TILE) * n_groups + group) * LV_INT4_TILE + to % LV_INT4_TILE;
+        uint32_t zeros = word_at(&s->qzeros, (int64_t)group * (s->n_out / 8) + word);
         memcpy(w->scales + at,
-               (const uint8_t *)s->scales.data + ((int64_t)group * s->n_out + out) * 2, 16);
+               (const uint8_t *)s->scales.data + ((int64_t)group * s->n_out + word * 8) * 2, 16);
         for (int c = 0; c < 8; c++) {
-            w->zeros[at + c] = (uint8_t)(zeros >> shift_of_column[c] & 15);
+            w->zeros[at + c] = (uint8_t)(zeros >> (4 * NIBBLE[c]) & 15);
         }
     }
 }
@@ -73,7 +106,7 @@ lv_status lv_int4_pack(const lv_linear_source *parts, int n_parts, int n_threads
     }
     n_scales = (size_t)w.n_tiles * LV_INT4_TILE * (size_t)(w.n_in / w.group_size);
     w.map_bytes = bytes + n_scales * (sizeof(uint16_t) + sizeof(uint8_t));
-    w.q = lv_cpu_map(w.map_bytes);
+    w.q = lv_cpu_map(w.map_bytes, true);
     if (!w.q) {
         return lv_fail(LV_ENOMEM, "int4 linear [%d, %d]: no %zu bytes", w.n_out, w.n_in,
                        w.map_bytes);
@@ -84,8 +117,12 @@ lv_status lv_int4_pack(const lv_linear_source *parts, int n_parts, int n_threads
     for (int i = 0; i < n_parts; i++) {
         const lv_linear_source *s = &parts[i];
 #pragma omp parallel for num_threads(n_threads)
-        for (int out8 = 0; out8 < s->n_out / 8; out8++) {
-            pack_half_tile(s, out8 * 8, base + out8 * 8, &w);
+        for (int word0 = 0; word0 < s->n_out / 8; word0 += STRIP) {
+            int rest = s->n_out / 8 - word0, n = rest < STRIP ? rest : STRIP;
+            pack_strip(s, word0, n, base + word0 * 8, &w);
+            for (int word = word0; word < word0 + n; word++) {
+                pack_scales(s, word, base + word * 8, &w);
+            }
         }
         base += s->n_out;
     }

@@ -81,11 +81,22 @@ direct_tile(const lv_int4 *w, int tile, const lv_int4_rows *x, int n_r, float *c
 }
 
 static void direct(const lv_int4 *w, int tile0, int n_tiles, const lv_int4_rows *x, float *c) {
-    for (int t = 0; t < n_tiles; t++) {
-        if (x->n_rows == 1) {
-            direct_tile(w, tile0 + t, x, 1, c + t * LV_INT4_TILE);
-        } else {
-            direct_tile(w, tile0 + t, x, LV_DIRECT_ROWS, c + t * LV_INT4_TILE);
+    for (int t = 0; t < n_tiles; t++, c += LV_INT4_TILE) {
+        switch (x->n_rows) {
+        case 1:
+            direct_tile(w, tile0 + t, x, 1, c);
+            break;
+#if LV_DIRECT_ROWS > 1
+        case 2:
+            direct_tile(w, tile0 + t, x, 2, c);
+            break;
+        case 3:
+            direct_tile(w, tile0 + t, x, 3, c);
+            break;
+        case 4:
+            direct_tile(w, tile0 + t, x, 4, c);
+            break;
+#endif
         }
     }
 }

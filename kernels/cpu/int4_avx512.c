@@ -5,7 +5,7 @@
 #define LV_INT4_KERNEL lv_int4_avx512
 #define LV_LANES 16
 #define LV_TILE_VECTORS 1
-#define LV_DIRECT_ROWS 2
+#define LV_DIRECT_ROWS 4
 #define LV_BLOCK_ROWS 14
 #define LV_PREFETCH_BYTES 1024
 typedef __m512i vi;

@@ -34,7 +34,7 @@ lv_status lv_cpu_kv_create(lv_backend *be, int n_layers, int n_kv_heads, int hea
         return lv_fail(LV_ENOMEM, "KV cache of %d blocks: too large", n_blocks);
     }
     lv_kv *kv = calloc(1, sizeof *kv);
-    void *data = kv ? lv_cpu_map(bytes) : NULL;
+    void *data = kv ? lv_cpu_map(bytes, false) : NULL;
     if (!data) {
         free(kv);
         return lv_fail(LV_ENOMEM, "KV cache: no %zu bytes", bytes);

@@ -121,6 +121,7 @@ pack_as(lv_dtype dtype, const uint8_t *const *rows, int n_j, int n_k, float *out
 #pragma GCC unroll 16
             for (int i = 0; i < LV_W; i++) {
                 v[i] = load_as_f32(dtype, rows[j + i] + k * size);
+                __builtin_prefetch(rows[j + i] + (k + n_k) * size, 0, 2); // for the next panel
             }
             transpose(v);
 #pragma GCC unroll 16

@@ -4,13 +4,17 @@
 #define LV_NV 2
 #define LV_KERNELS lv_vector_portable
 
-#include "core/tensor.h"
 #include "kernels/cpu/vector_types.h"
 
+// Exponent and fraction moved into place and rescaled by 2^(127 - 15), which is exact and makes
+// subnormal numbers normal; infinities and NaN get the full exponent.
 static inline vf lv_load_f16(const uint8_t *p) {
-    float value[LV_W];
-    lv_to_f32(LV_F16, p, LV_W, value);
-    return load(value);
+    vh half;
+    memcpy(&half, p, sizeof half);
+    vu bits = __builtin_convertvector(half, vu);
+    vu magnitude = (vu)((vf)((bits & 0x7FFF) << 13) * 0x1p112f);
+    magnitude |= (vu)((bits & 0x7C00) == 0x7C00) & 0x7F800000;
+    return (vf)(magnitude | (bits & 0x8000) << 16);
 }
 
 #include "kernels/cpu/vector.inc.h"

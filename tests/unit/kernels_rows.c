@@ -133,7 +133,6 @@ static void test_memory(lv_backend *be) {
     CHECK_OK(be->ops->sync(be));
     be->ops->free(be, dev);
     CHECK_STATUS(be->ops->alloc(be, SIZE_MAX, &dev), LV_ENOMEM);
-    CHECK_STATUS(be->ops->alloc(be, SIZE_MAX / 4, &dev), LV_ENOMEM);
     be->ops->free(be, NULL);
 }
 

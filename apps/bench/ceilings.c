@@ -1,0 +1,83 @@
+// What this machine can do at best: reading memory, and f32 matrix products.
+#include <cblas.h>
+#include <omp.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "apps/bench/bench.h"
+
+#define READ_BYTES ((size_t)2 << 30)
+#define GEMM_N 1536
+
+double bench_now(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+// Sum of n words in eight streams, so that no addition waits for another.
+static uint64_t sum_words(const uint64_t *words, size_t n) {
+    uint64_t sum[8] = {0};
+    for (size_t i = 0; i + 8 <= n; i += 8) {
+        for (size_t j = 0; j < 8; j++) {
+            sum[j] += words[i + j];
+        }
+    }
+    return sum[0] + sum[1] + sum[2] + sum[3] + sum[4] + sum[5] + sum[6] + sum[7];
+}
+
+static lv_status measure_read(int n_threads, double *out) {
+    size_t n = READ_BYTES / sizeof(uint64_t), part = n / (size_t)n_threads;
+    uint64_t *words = malloc(READ_BYTES), total = 0;
+    if (!words) {
+        return lv_fail(LV_ENOMEM, "no memory to measure the read bandwidth with");
+    }
+    double best = 1e9;
+    for (int run = 0; run < 6; run++) {
+        double start = bench_now();
+#pragma omp parallel num_threads(n_threads) reduction(+ : total)
+        {
+            uint64_t *mine = words + (size_t)omp_get_thread_num() * part;
+            if (run == 0) { // touched by the thread that reads it
+                memset(mine, 1, part * sizeof *mine);
+            }
+            total += sum_words(mine, part);
+        }
+        double seconds = bench_now() - start;
+        best = run > 0 && seconds < best ? seconds : best;
+    }
+    volatile uint64_t keep = total;
+    (void)keep;
+    free(words);
+    *out = (double)(part * (size_t)n_threads * sizeof(uint64_t)) / best;
+    return LV_OK;
+}
+
+static lv_status measure_gemm(int n_threads, double *out) {
+    const size_t n = GEMM_N;
+    float *a = malloc(3 * n * n * sizeof *a);
+    if (!a) {
+        return lv_fail(LV_ENOMEM, "no memory to measure sgemm with");
+    }
+    for (size_t i = 0; i < 3 * n * n; i++) {
+        a[i] = (float)(i % 7) * 0.1f;
+    }
+    openblas_set_num_threads(n_threads);
+    double best = 1e9;
+    for (int run = 0; run < 5; run++) {
+        double start = bench_now();
+        cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, GEMM_N, GEMM_N, GEMM_N, 1.0f, a,
+                    GEMM_N, a + n * n, GEMM_N, 0.0f, a + 2 * n * n, GEMM_N);
+        double seconds = bench_now() - start;
+        best = seconds < best ? seconds : best;
+    }
+    free(a);
+    *out = 2.0 * GEMM_N * GEMM_N * GEMM_N / best;
+    return LV_OK;
+}
+
+lv_status bench_measure_ceilings(int n_threads, bench_ceilings *out) {
+    LV_TRY(measure_read(n_threads, &out->bytes_per_s));
+    return measure_gemm(n_threads, &out->flops_per_s);
+}
