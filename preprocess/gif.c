@@ -201,7 +201,7 @@ static lv_status read_frame(gif *g, lv_image *out) {
         return lv_fail(LV_EFORMAT, "GIF: codes of %d bits, 1 to 11 expected", *min_bits);
     }
     codes = malloc(g->file.n - g->at + 1);
-    table = malloc(sizeof(*table));
+    table = calloc(1, sizeof(*table));
     indices = malloc(n);
     if (!codes || !table || !indices) {
         status = lv_fail(LV_ENOMEM, "GIF: no memory for %zu pixels", n);

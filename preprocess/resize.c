@@ -6,8 +6,10 @@
 //   w[j]  = cubic((first + j - centre + 0.5) / stretch), divided by their sum, in f64
 //   k[j]  = round(w[j] * 2^22), halves away from zero
 //   pixel = clip((2^21 + sum k[j] * in[first + j]) >> 22, 0, 255)
-// The horizontal pass comes first and stores bytes; each pass is skipped where its size stays.
-// Source: Pillow's documented filter, and its behaviour (tests/golden/pillow_goldens.py).
+// The horizontal pass comes first and stores bytes; where a size stays, its bytes stay.
+// What a canvas shows around its picture has one colour, so its weights are added up once: a strip
+// on a large square costs what the strip costs, and integers make it exact. Source: Pillow's
+// documented filter, and its behaviour (tests/golden/pillow_goldens.py).
 //
 // A dot product of bytes with 23-bit weights is made from two of 16 bits (k = hi * 2^11 + lo), the
 // form that compilers turn into one multiply-and-add instruction for 8 or 16 products.
@@ -26,14 +28,15 @@ enum { BITS = 22, LOW_BITS = 11, CHUNK = 2048, MAX_SIDE = 1 << 24 };
 #define FAST_CLONES
 #endif
 
-// One axis: for each output of the window, which inputs it needs and their weights.
+// One axis of a canvas: for each output of the window, the weights of the inputs that the picture
+// covers, and the sum of those of the background.
 typedef struct lv_axis {
     int n_out, stride;  // stride: room for the most weights of an output
-    int begin, end;     // the inputs that any output needs
+    int begin, end;     // the picture's inputs that any output needs
     int *first, *count; // [n_out]
     int32_t *weight;    // [n_out, stride], 22 fractional bits
     int16_t *hi, *lo;   // [n_out, stride], weight = hi * 2^11 + lo, 0 <= lo < 2^11
-    bool same;          // the size stays: output i is input begin + i
+    int32_t *outside;   // [n_out] the background's weight
 } lv_axis;
 
 static double cubic(double x) {
@@ -50,24 +53,53 @@ static int32_t to_fixed(double w) {
     return (int32_t)(w < 0 ? scaled - 0.5 : scaled + 0.5);
 }
 
-static void weigh(lv_axis *axis, int i, int out_index, int n_in, double scale, double *w) {
-    double stretch = scale < 1.0 ? 1.0 : scale, inverse = 1.0 / stretch, support = 2.0 * stretch;
-    double centre = (out_index + 0.5) * scale, sum = 0.0;
+// The weights of output `out_index` as w[count], from input *first on. A size that stays is one
+// weight of 1, which gives the very byte.
+static int weigh(int out_index, int n_in, int64_t n_out, double *w, int *first) {
+    if (n_in == n_out) {
+        *first = out_index;
+        w[0] = 1.0;
+        return 1;
+    }
+    double scale = (double)n_in / (double)n_out, stretch = scale < 1.0 ? 1.0 : scale;
+    double inverse = 1.0 / stretch, support = 2.0 * stretch, sum = 0.0;
+    double centre = (out_index + 0.5) * scale;
     double low = centre - support + 0.5, high = centre + support + 0.5;
-    int first = low < 0 ? 0 : (int)low;
-    int count = (high > n_in ? n_in : (int)high) - first;
+    *first = low < 0 ? 0 : (int)low;
+    int count = (high > n_in ? n_in : (int)high) - *first;
     for (int j = 0; j < count; j++) {
-        w[j] = cubic((j + first - centre + 0.5) * inverse);
+        w[j] = cubic((j + *first - centre + 0.5) * inverse);
         sum += w[j];
     }
-    int32_t *weight = axis->weight + (size_t)i * (size_t)axis->stride;
-    for (int j = 0; j < count; j++) {
-        weight[j] = to_fixed(sum != 0.0 ? w[j] / sum : w[j]);
-        axis->hi[weight - axis->weight + j] = (int16_t)(weight[j] >> LOW_BITS);
-        axis->lo[weight - axis->weight + j] = (int16_t)(weight[j] & ((1 << LOW_BITS) - 1));
+    for (int j = 0; j < count && sum != 0.0; j++) {
+        w[j] /= sum;
     }
-    axis->first[i] = first;
-    axis->count[i] = count;
+    return count;
+}
+
+// Keeps what lies in the picture's inputs [left, right).
+static void axis_put(lv_axis *axis, int i, const double *w, int first, int count, int left,
+                     int right) {
+    int32_t *weight = axis->weight + (size_t)i * (size_t)axis->stride;
+    int16_t *hi = axis->hi + (weight - axis->weight), *lo = axis->lo + (weight - axis->weight);
+    axis->first[i] = first < left ? left : first;
+    for (int j = 0; j < count; j++) {
+        int32_t fixed = to_fixed(w[j]);
+        if (first + j < left || first + j >= right) {
+            axis->outside[i] += fixed;
+            continue;
+        }
+        int n = axis->count[i]++;
+        weight[n] = fixed;
+        hi[n] = (int16_t)(fixed >> LOW_BITS);
+        lo[n] = (int16_t)(fixed & ((1 << LOW_BITS) - 1));
+    }
+    if (axis->count[i] > 0) {
+        int end = axis->first[i] + axis->count[i];
+        bool none = axis->begin == axis->end;
+        axis->begin = none || axis->first[i] < axis->begin ? axis->first[i] : axis->begin;
+        axis->end = none || end > axis->end ? end : axis->end;
+    }
 }
 
 static void axis_free(lv_axis *axis) {
@@ -76,40 +108,39 @@ static void axis_free(lv_axis *axis) {
     free(axis->weight);
     free(axis->hi);
     free(axis->lo);
+    free(axis->outside);
 }
 
-// Outputs [from, from + n) of an axis resized from n_in to n_out.
-static lv_status axis_make(int n_in, int64_t n_out, int64_t from, int n, lv_axis *axis) {
-    *axis = (lv_axis){.n_out = n, .same = n_in == n_out};
-    if (axis->same) {
-        axis->begin = (int)from;
-        axis->end = (int)from + n;
-        return LV_OK;
-    }
+// Outputs [from, from + n) of an axis of n_in inputs resized to n_out; the picture covers [left,
+// right) of the inputs.
+static lv_status axis_make(int n_in, int64_t n_out, int from, int n, int left, int right,
+                           lv_axis *axis) {
     double scale = (double)n_in / (double)n_out;
-    axis->stride = (int)ceil(2.0 * (scale < 1.0 ? 1.0 : scale)) * 2 + 1;
-    size_t n_weights;
-    if (!lv_mul((size_t)n, (size_t)axis->stride, &n_weights)) {
+    size_t n_taps = (size_t)ceil(2.0 * (scale < 1.0 ? 1.0 : scale)) * 2 + 1, n_weights;
+    size_t stride = n_taps < (size_t)(right - left) ? n_taps : (size_t)(right - left);
+    *axis = (lv_axis){.n_out = n, .stride = (int)stride};
+    if (!lv_mul((size_t)n, stride, &n_weights)) {
         return lv_fail(LV_ELIMIT, "resize: %d pixels to %lld need too many weights", n_in,
                        (long long)n_out);
     }
     axis->first = calloc((size_t)n, sizeof(int));
     axis->count = calloc((size_t)n, sizeof(int));
+    axis->outside = calloc((size_t)n, sizeof(int32_t));
     axis->weight = calloc(n_weights, sizeof(int32_t));
     axis->hi = calloc(n_weights, sizeof(int16_t));
     axis->lo = calloc(n_weights, sizeof(int16_t));
-    double *w = calloc((size_t)axis->stride, sizeof(double));
-    if (!axis->first || !axis->count || !axis->weight || !axis->hi || !axis->lo || !w) {
-        free(w);
+    double *w = calloc(n_taps, sizeof(double));
+    bool enough =
+        axis->first && axis->count && axis->outside && axis->weight && axis->hi && axis->lo && w;
+    for (int i = 0; enough && i < n; i++) {
+        int first, count = weigh(from + i, n_in, n_out, w, &first);
+        axis_put(axis, i, w, first, count, left, right);
+    }
+    free(w);
+    if (!enough) {
         axis_free(axis);
         return lv_fail(LV_ENOMEM, "resize: no memory for %zu weights", n_weights);
     }
-    for (int i = 0; i < n; i++) {
-        weigh(axis, i, (int)(from + i), n_in, scale, w);
-    }
-    axis->begin = axis->first[0];
-    axis->end = axis->first[n - 1] + axis->count[n - 1];
-    free(w);
     return LV_OK;
 }
 
@@ -118,26 +149,11 @@ static uint8_t to_byte(int64_t sum) {
     return (uint8_t)(value < 0 ? 0 : value > 255 ? 255 : value);
 }
 
-// A row's columns [axis->begin, axis->end) as three planes of 16-bit samples.
-static void fill_background(const lv_canvas *canvas, const lv_axis *axis, int16_t *planes) {
+// The needed columns [axis->begin, axis->end) of a row as three planes of 16-bit samples.
+static void load_row(const lv_axis *axis, const uint8_t *restrict rgb, int16_t *planes) {
     int width = axis->end - axis->begin;
-    for (int c = 0; c < 3; c++, planes += width) {
-        for (int x = 0; x < width; x++) {
-            planes[x] = canvas->background[c];
-        }
-    }
-}
-
-// The columns that the picture covers, [left, right), of row y of the canvas.
-static void load_row(const lv_canvas *canvas, const lv_axis *axis, int y, int left, int right,
-                     int16_t *planes) {
-    const lv_image *image = canvas->image;
-    size_t at = (size_t)(y - canvas->y) * (size_t)image->width + (size_t)(left - canvas->x);
-    const uint8_t *restrict rgb = image->rgb + at * 3;
-    int16_t *restrict red = planes + (left - axis->begin);
-    int16_t *restrict green = red + (axis->end - axis->begin);
-    int16_t *restrict blue = green + (axis->end - axis->begin);
-    for (int i = 0; i < right - left; i++) {
+    int16_t *restrict red = planes, *restrict green = red + width, *restrict blue = green + width;
+    for (int i = 0; i < width; i++) {
         red[i] = rgb[3 * i];
         green[i] = rgb[3 * i + 1];
         blue[i] = rgb[3 * i + 2];
@@ -145,15 +161,15 @@ static void load_row(const lv_canvas *canvas, const lv_axis *axis, int y, int le
 }
 
 FAST_CLONES
-static void resample_row(const lv_axis *axis, const int16_t *planes, int from_out, int to_out,
+static void resample_row(const lv_axis *axis, const int16_t *planes, const uint8_t *background,
                          uint8_t *out) {
     int width = axis->end - axis->begin;
-    for (int i = from_out; i < to_out; i++) {
+    for (int i = 0; i < axis->n_out; i++) {
         const int16_t *hi = axis->hi + (size_t)i * (size_t)axis->stride;
         const int16_t *lo = axis->lo + (size_t)i * (size_t)axis->stride;
-        const int16_t *in = planes + (axis->first[i] - axis->begin);
-        for (int c = 0; c < 3; c++, in += width) {
-            int64_t sum = 0;
+        for (int c = 0; c < 3; c++) {
+            const int16_t *in = planes + (ptrdiff_t)c * width + (axis->first[i] - axis->begin);
+            int64_t sum = (int64_t)axis->outside[i] * background[c];
             for (int from = 0; from < axis->count[i]; from += CHUNK) { // so that 32 bits suffice
                 int end = axis->count[i] - from < CHUNK ? axis->count[i] : from + CHUNK;
                 int32_t high = 0, low = 0;
@@ -168,64 +184,35 @@ static void resample_row(const lv_axis *axis, const int16_t *planes, int from_ou
     }
 }
 
-static void make_row(const lv_axis *axis, const int16_t *planes, int from, int to, uint8_t *out) {
-    if (!axis->same) {
-        resample_row(axis, planes, from, to, out);
-        return;
-    }
-    for (int c = 0; c < 3; c++) {
-        for (int i = from; i < to; i++) {
-            out[3 * i + c] = (uint8_t)planes[c * axis->n_out + i];
+// A row without the picture, as the horizontal pass makes it.
+static void make_blank(const lv_axis *axis, const uint8_t *background, uint8_t *out) {
+    for (int i = 0; i < axis->n_out; i++) {
+        int64_t sum = axis->outside[i];
+        for (int j = 0; j < axis->count[i]; j++) {
+            sum += axis->weight[(size_t)i * (size_t)axis->stride + (size_t)j];
+        }
+        for (int c = 0; c < 3; c++) {
+            out[3 * i + c] = to_byte(sum * background[c]);
         }
     }
 }
 
-// Outputs [*from, *to) of the axis are those that see any of the inputs [left, right).
-static void find_outputs(const lv_axis *axis, int left, int right, int *from, int *to) {
-    *from = 0;
-    *to = axis->n_out;
-    if (axis->same) {
-        *from = left - axis->begin;
-        *to = right - axis->begin;
-        return;
-    }
-    while (*from < *to && axis->first[*from] + axis->count[*from] <= left) {
-        ++*from;
-    }
-    while (*to > *from && axis->first[*to - 1] >= right) {
-        --*to;
-    }
-}
-
-// rows [vertical->end - begin, horizontal->n_out, 3]: what the vertical pass reads. What sees only
-// the background is computed once, so a strip on a large square costs what the strip costs.
+// rows [vertical->end - begin, horizontal->n_out, 3]: the picture's rows that the vertical pass
+// needs.
 static lv_status horizontal_pass(const lv_canvas *canvas, const lv_axis *horizontal,
                                  const lv_axis *vertical, uint8_t *rows) {
     size_t width = (size_t)(horizontal->end - horizontal->begin);
-    size_t row_bytes = (size_t)horizontal->n_out * 3;
-    int16_t *planes = malloc(width * 3 * sizeof(int16_t));
-    uint8_t *blank = malloc(row_bytes);
-    if (!planes || !blank) {
-        free(planes);
-        free(blank);
+    int16_t *planes = malloc((width * 3 + 1) * sizeof(int16_t));
+    if (!planes) {
         return lv_fail(LV_ENOMEM, "resize: no memory for a row of %zu pixels", width);
     }
-    int left = canvas->x, right = canvas->x + canvas->image->width, from, to;
-    left = left < horizontal->begin ? horizontal->begin : left;
-    right = right > horizontal->end ? horizontal->end : right;
-    right = right < left ? left : right;
-    find_outputs(horizontal, left, right, &from, &to);
-    fill_background(canvas, horizontal, planes);
-    make_row(horizontal, planes, 0, horizontal->n_out, blank);
-    for (int y = vertical->begin; y < vertical->end; y++, rows += row_bytes) {
-        memcpy(rows, blank, row_bytes);
-        if (y >= canvas->y && y - canvas->y < canvas->image->height) {
-            load_row(canvas, horizontal, y, left, right, planes);
-            make_row(horizontal, planes, from, to, rows);
-        }
+    for (int y = vertical->begin; y < vertical->end; y++, rows += (size_t)horizontal->n_out * 3) {
+        size_t at = (size_t)(y - canvas->y) * (size_t)canvas->image->width;
+        at += width > 0 ? (size_t)(horizontal->begin - canvas->x) : 0;
+        load_row(horizontal, canvas->image->rgb + at * 3, planes);
+        resample_row(horizontal, planes, canvas->background, rows);
     }
     free(planes);
-    free(blank);
     return LV_OK;
 }
 
@@ -236,18 +223,19 @@ static void add_row(int32_t *restrict sums, const uint8_t *restrict row, int32_t
     }
 }
 
-static lv_status vertical_pass(const lv_axis *axis, const uint8_t *rows, size_t row_bytes,
-                               uint8_t *out) {
+static lv_status vertical_pass(const lv_axis *axis, const uint8_t *rows, const uint8_t *blank,
+                               size_t row_bytes, uint8_t *out) {
     int32_t *sums = malloc(row_bytes * sizeof(int32_t));
     if (!sums) {
         return lv_fail(LV_ENOMEM, "resize: no memory for a row of %zu bytes", row_bytes);
     }
     for (int i = 0; i < axis->n_out; i++, out += row_bytes) {
         const int32_t *weight = axis->weight + (size_t)i * (size_t)axis->stride;
-        const uint8_t *in = rows + (size_t)(axis->first[i] - axis->begin) * row_bytes;
         memset(sums, 0, row_bytes * sizeof(int32_t));
+        add_row(sums, blank, axis->outside[i], row_bytes);
         for (int j = 0; j < axis->count[i]; j++) {
-            add_row(sums, in + (size_t)j * row_bytes, weight[j], row_bytes);
+            size_t row = (size_t)(axis->first[i] - axis->begin + j);
+            add_row(sums, rows + row * row_bytes, weight[j], row_bytes);
         }
         for (size_t x = 0; x < row_bytes; x++) {
             out[x] = to_byte(sums[x]);
@@ -265,28 +253,28 @@ lv_status lv_canvas_resize(const lv_canvas *canvas, int64_t width, int64_t heigh
                        canvas->width, canvas->height, (long long)width, (long long)height);
     }
     lv_axis horizontal = {0}, vertical = {0};
-    uint8_t *rows = NULL;
-    size_t row_bytes = (size_t)window.width * 3, n_bytes;
-    lv_status status = axis_make(canvas->width, width, window.x, window.width, &horizontal);
-    if (status != LV_OK) {
-        return status;
-    }
-    LV_TRY_DONE(axis_make(canvas->height, height, window.y, window.height, &vertical));
-    if (vertical.same) {
-        status = horizontal_pass(canvas, &horizontal, &vertical, out);
+    uint8_t *rows = NULL, *blank = NULL;
+    size_t row_bytes = (size_t)window.width * 3, n_rows, n_bytes;
+    int right = canvas->x + canvas->image->width, bottom = canvas->y + canvas->image->height;
+    lv_status status;
+    LV_TRY_DONE(
+        axis_make(canvas->width, width, window.x, window.width, canvas->x, right, &horizontal));
+    LV_TRY_DONE(
+        axis_make(canvas->height, height, window.y, window.height, canvas->y, bottom, &vertical));
+    n_rows = (size_t)(vertical.end - vertical.begin);
+    blank = malloc(row_bytes);
+    rows = lv_mul(n_rows + 1, row_bytes, &n_bytes) ? malloc(n_bytes) : NULL;
+    if (!rows || !blank) {
+        status =
+            lv_fail(LV_ENOMEM, "resize: no memory for %zu rows of %d pixels", n_rows, window.width);
         goto done;
     }
-    rows = lv_mul((size_t)(vertical.end - vertical.begin), row_bytes, &n_bytes) ? malloc(n_bytes)
-                                                                                : NULL;
-    if (!rows) {
-        status = lv_fail(LV_ENOMEM, "resize: no memory for %d rows of %d pixels",
-                         vertical.end - vertical.begin, window.width);
-        goto done;
-    }
+    make_blank(&horizontal, canvas->background, blank);
     LV_TRY_DONE(horizontal_pass(canvas, &horizontal, &vertical, rows));
-    status = vertical_pass(&vertical, rows, row_bytes, out);
+    status = vertical_pass(&vertical, rows, blank, row_bytes, out);
 done:
     free(rows);
+    free(blank);
     axis_free(&horizontal);
     axis_free(&vertical);
     return status;
