@@ -79,11 +79,12 @@ static lv_status read_rope_type(const lv_json *json, lv_rope_type *out) {
 
 // Keys that would change the numbers and that nothing here obeys.
 static lv_status refuse_rope_extras(const lv_json *json) {
-    static const char *const keys[] = {"mscale", "mscale_all_dim", "partial_rotary_factor",
-                                       "full_attention", "sliding_attention"};
+    static const char *const keys[] = {"mscale", "mscale_all_dim", "full_attention",
+                                       "sliding_attention", "partial_rotary_factor"};
     for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
         const json_t *value = lv_json_get(json, keys[i]);
-        if (value && json_number_value(value) != 1.0) {
+        bool whole = strcmp(keys[i], "partial_rotary_factor") == 0 && json_number_value(value) == 1;
+        if (value && !whole) {
             return lv_fail(LV_EUNSUPPORTED, "%s: %s is not supported", json->where, keys[i]);
         }
     }

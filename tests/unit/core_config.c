@@ -259,7 +259,9 @@ static void test_rope(void) {
     changed_bad(hf_15, key, "\"linear\"", LV_EFORMAT);
     changed_bad(hf_15, "text_config.rope_parameters",
                 "{\"full_attention\":{\"rope_type\":\"default\"}}", LV_EUNSUPPORTED);
+    changed_bad(hf_15, key, "{\"type\":\"yarn\",\"factor\":4,\"mscale\":1}", LV_EUNSUPPORTED);
     changed_bad(hf_15, "text_config.partial_rotary_factor", "0.5", LV_EUNSUPPORTED);
+    (void)changed_ok(hf_15, "text_config.partial_rotary_factor", "1.0");
 
     // vicuna-v1.5-16k keeps 4096 in max_position_embeddings.
     begin(original_15);
@@ -401,6 +403,16 @@ static void test_anyres(void) {
     c = load("model", NULL);
     CHECK(c.is_next && c.spatial_unpad && c.family == LV_FAMILY_ORIGINAL);
     check_pinpoints(&c.image, 5, in_order);
+
+    for (int i = 0; i < 2; i++) {
+        begin(original_15);
+        put("image_aspect_ratio", "\"anyres\"");
+        put("mm_patch_merge_type", i ? "\"spatial\"" : NULL);
+        put("image_grid_pinpoints", pinpoints_16);
+        end("model/config.json");
+        CHECK_STATUS(lv_config_load(scratch("model"), NULL, &c), i ? LV_EUNSUPPORTED : LV_OK);
+        CHECK(i || (c.is_next && !c.spatial_unpad), "without a merge type: flat");
+    }
 }
 
 static void test_pinpoint_texts(void) {

@@ -1,4 +1,5 @@
 // Looking a model up: folders, and the Hugging Face cache by each of its variables.
+#include <ctype.h>
 #include <utime.h>
 
 #include "core_util.h"
@@ -21,6 +22,9 @@ static void missing(const char *model, lv_status want) {
     char *dir;
     CHECK_STATUS(lv_model_find(model, &dir), want);
     CHECK(!dir && error_names(model, NULL), "%s", lv_error());
+    bool in_cache = strstr(lv_error(), "cache") != NULL;
+    CHECK(in_cache == (strncmp(model, "org/", 4) == 0 && isalpha((unsigned char)model[4])), "%s",
+          lv_error());
 }
 
 static void add_model(const char *cache, const char *revision) {
@@ -58,6 +62,8 @@ static void test_revisions(void) {
     now.actime = now.modtime = 1000000000;
     utime(scratch("a/models--org--name/snapshots/older"), &now);
     utime(scratch("a/models--org--name/snapshots/1111"), &now);
+    make_folder("a/models--org--name/snapshots/a/b");
+    utime(scratch("a/models--org--name/snapshots/a"), &now);
     found("org/name", "a/models--org--name/snapshots/1111");
     write_text("a/models--org--name/refs/main", "older\n");
     found("org/name", "a/models--org--name/snapshots/older");

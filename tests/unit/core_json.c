@@ -36,6 +36,7 @@ static void test_getters(void) {
 
     CHECK_STATUS(lv_json_int(&at, "i", 0, 6, &i), LV_EFORMAT);
     CHECK(error_names("file.json", "i", "0 to 6", "7", NULL), "%s", lv_error());
+    CHECK_STATUS(lv_json_int(&at, "i", 8, 9, &i), LV_EFORMAT);
     CHECK_STATUS(lv_json_int(&at, "f", 0, 9, &i), LV_EFORMAT);
     CHECK_STATUS(lv_json_int(&at, "s", 0, 9, &i), LV_EFORMAT);
     CHECK_STATUS(lv_json_float(&at, "f", 0, 2, &f), LV_EFORMAT);
@@ -93,10 +94,11 @@ static void test_caps(void) {
         CHECK_STATUS(parse(deep, &root), depth < LV_JSON_MAX_DEPTH ? LV_OK : LV_ELIMIT);
         json_decref(root);
     }
-    CHECK_OK(
-        parse("{\"a\":\"[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[["
-              "[[[[[[[[[[[[[[[[[[[[[[[[\\\"[\"}",
-              &root));
+    // Brackets in a string are text, also behind an escaped quote.
+    memcpy(deep, "{\"a\":\"\\\"", 8);
+    memset(deep + 8, '[', LV_JSON_MAX_DEPTH + 1);
+    strcpy(deep + 8 + LV_JSON_MAX_DEPTH + 1, "\"}");
+    CHECK_OK(parse(deep, &root));
     json_decref(root);
     size_t n = 2 * LV_JSON_MAX_VALUES + 16;
     char *many = malloc(n);
