@@ -20,8 +20,7 @@ lv_status lv_config_file(const char *dir, const char *name, json_t **out) {
     return status == LV_ENOTFOUND ? LV_OK : status;
 }
 
-// --- the vision tower of the original family: a second checkpoint
-// ------------------------------------------------------------------------------------------------
+// --- the vision tower of the original family: a second checkpoint -------------------------------
 
 lv_status lv_tower_find(const char *dir, const char *vision_dir, const char *name, char **out_dir) {
     *out_dir = NULL;
@@ -108,8 +107,7 @@ static lv_status read_second_tower(const char *dir, const char *vision_dir, lv_c
     return status;
 }
 
-// --- the two families' config.json
-// ------------------------------------------------------------------------------------------------
+// --- the two families' config.json --------------------------------------------------------------
 
 // hidden_states has n_layers + 1 entries, the embeddings first; `layer` counts from either end.
 static lv_status set_feature_layer(const lv_json *json, const char *key, lv_vision_config *vision) {

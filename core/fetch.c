@@ -23,8 +23,7 @@ bool lv_is_url(const char *text) {
            begins_with(text, "data:");
 }
 
-// --- data: URIs (RFC 2397)
-// ------------------------------------------------------------------------------------------------
+// --- data: URIs (RFC 2397) ----------------------------------------------------------------------
 
 static int hex_digit(char c) {
     if (c >= '0' && c <= '9') {
@@ -121,8 +120,7 @@ static lv_status decode_data_uri(const char *uri, lv_buffer *out) {
     return base64 ? decode_base64(comma + 1, out) : decode_percent(comma + 1, out);
 }
 
-// --- http and https
-// ------------------------------------------------------------------------------------------------
+// --- http and https -----------------------------------------------------------------------------
 
 typedef struct transfer {
     const lv_fetch_options *options;

@@ -55,8 +55,7 @@ static void has_tensor(const lv_checkpoint *checkpoint, const char *name, int n_
     CHECK(status == LV_OK && tensor.data && tensor.dtype == LV_F16, "%s: %s", name, lv_error());
 }
 
-// --- names
-// ------------------------------------------------------------------------------------------------
+// --- names --------------------------------------------------------------------------------------
 
 // The same few tensors, named as each family names them: {embedding, norm, head, projector's two
 // layers, newline, class embedding}.
@@ -211,8 +210,7 @@ static void test_tied(void) {
     lv_checkpoint_free(checkpoint);
 }
 
-// --- linears
-// ------------------------------------------------------------------------------------------------
+// --- linears ------------------------------------------------------------------------------------
 
 static void test_dense_linear(void) {
     builder b = {0};
@@ -311,8 +309,7 @@ static void test_awq_linear(void) {
     awq_bad("", "", "", 0, LV_EFORMAT, "quantization_config");
 }
 
-// --- shards
-// ------------------------------------------------------------------------------------------------
+// --- shards -------------------------------------------------------------------------------------
 
 static void write_index(const char *map) {
     char text[1024];
@@ -383,8 +380,7 @@ static void test_pickles(void) {
     unlink(scratch("model/x.gguf"));
 }
 
-// --- a second checkpoint with CLIP
-// ------------------------------------------------------------------------------------------------
+// --- a second checkpoint with CLIP --------------------------------------------------------------
 
 static void test_second_checkpoint(void) {
     static const char clip[] = "{\"model_type\":\"clip\",\"vision_config\":{\"hidden_size\":8,"

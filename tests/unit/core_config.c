@@ -309,8 +309,7 @@ static void test_quant(void) {
     }
 }
 
-// --- pictures
-// ------------------------------------------------------------------------------------------------
+// --- pictures -----------------------------------------------------------------------------------
 
 static lv_image_config processed(const char *base, const char *text) {
     write_text("model/config.json", base);
@@ -463,8 +462,7 @@ static void test_pinpoint_texts(void) {
     }
 }
 
-// --- the original family
-// ------------------------------------------------------------------------------------------------
+// --- the original family ------------------------------------------------------------------------
 
 static void test_original(void) {
     write_text("model/config.json", original_15);

@@ -12,8 +12,7 @@
 static int port;
 static char user_agent[256];
 
-// --- the server
-// ------------------------------------------------------------------------------------------------
+// --- the server ---------------------------------------------------------------------------------
 
 static void say(int client, const char *text) {
     (void)!write(client, text, strlen(text));
@@ -154,8 +153,7 @@ static int listen_somewhere(int *out_port) {
     return listener;
 }
 
-// --- http
-// ------------------------------------------------------------------------------------------------
+// --- http ---------------------------------------------------------------------------------------
 
 static lv_status get(const char *path, const lv_fetch_options *options, lv_buffer *out) {
     char url[512];
@@ -279,8 +277,7 @@ static void test_threads(void) {
     }
 }
 
-// --- data: URIs
-// ------------------------------------------------------------------------------------------------
+// --- data: URIs ---------------------------------------------------------------------------------
 
 static void decodes(const char *uri, const char *want, size_t n_bytes) {
     lv_buffer out;

@@ -78,11 +78,10 @@ static inline bool error_names(const char *first, ...) {
     return all;
 }
 
-// --- safetensors files, built in memory
-// ------------------------------------------------------------------------------------------------
+// --- safetensors files, built in memory ---------------------------------------------------------
 
 typedef struct builder {
-    char header[1 << 16];
+    char header[1 << 18];
     size_t n_header, n_data;
 } builder;
 
