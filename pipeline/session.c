@@ -241,7 +241,9 @@ static lv_status prefill_pass(lv_session *session, int first, int *n, bool is_la
     while (i < end && n_chunks < MAX_CHUNKS) {
         const int start = i;
         const int64_t picture = session->prompt[i].picture;
-        while (i < end && session->prompt[i].picture == picture) {
+        // A picture may stand twice with nothing between: its rows start anew there.
+        while (i < end && session->prompt[i].picture == picture &&
+               (!picture || session->prompt[i].value == session->prompt[start].value + i - start)) {
             session->ids[i - first] = session->prompt[i].value;
             i++;
         }

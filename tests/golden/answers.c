@@ -137,6 +137,32 @@ static void check_turns(lv_model *model, const lv_safetensors *golden, const cha
     lv_picture_free(picture);
 }
 
+// One picture named twice with nothing between reads as two pictures that look the same.
+static void check_repeated(lv_model *model, const char *folder) {
+    char path[512], *texts[2] = {NULL, NULL};
+    lv_picture *pictures[2] = {NULL, NULL};
+    snprintf(path, sizeof path, "%s/../odd.png", folder);
+    CHECK_OK(lv_picture_load(model, path, NULL, NULL, &pictures[0]));
+    CHECK_OK(lv_picture_load(model, path, NULL, NULL, &pictures[1]));
+    for (int i = 0; i < 2 && pictures[1]; i++) {
+        lv_picture *const shown[] = {pictures[0], pictures[i]};
+        const lv_message message = {"user", "<image><image>" QUESTION, shown, 2};
+        const lv_params params = {.max_tokens = 32};
+        lv_session *session = NULL;
+        lv_answer answer = {0};
+        CHECK_OK(lv_session_open(model, &session));
+        CHECK_OK(lv_session_answer(session, &message, 1, &params, NULL, NULL, &answer));
+        texts[i] = answer.text;
+        lv_session_free(session);
+    }
+    CHECK(texts[0] && texts[1] && strcmp(texts[0], texts[1]) == 0, "%s\nor\n%s", texts[0],
+          texts[1]);
+    for (int i = 0; i < 2; i++) {
+        free(texts[i]);
+        lv_picture_free(pictures[i]);
+    }
+}
+
 int main(int argc, char **argv) {
     if (argc != 3) {
         fprintf(stderr, "usage: golden_answers CASE FOLDER\n");
@@ -153,6 +179,7 @@ int main(int argc, char **argv) {
     if (model && golden) {
         check_item(model, golden, argv[2], "odd");
         check_item(model, golden, argv[2], "wide");
+        check_repeated(model, argv[2]);
         if (golden_find(golden, "turns", "ids")) {
             check_turns(model, golden, argv[2]);
         }
