@@ -164,6 +164,13 @@ static lv_status read_file(reader *r, const lv_image_limits *limits, lv_image *o
         return lv_fail(LV_EUNSUPPORTED, "JPEG: %d components, 1, 3 or 4 expected",
                        jpeg->num_components);
     }
+    // A Huffman-coded block of 64 pixels takes a bit at least: a small file that claims a huge
+    // picture costs no memory.
+    uint64_t n_pixels = (uint64_t)jpeg->image_width * jpeg->image_height;
+    if (!jpeg->arith_code && n_pixels / 512 > r->n_bytes) {
+        return lv_fail(LV_EFORMAT, "JPEG: %zu bytes cannot hold %u x %u pixels", r->n_bytes,
+                       jpeg->image_width, jpeg->image_height);
+    }
     *orientation = find_orientation(jpeg);
     LV_TRY(lv_image_new((int)jpeg->image_width, (int)jpeg->image_height, out));
     jpeg_start_decompress(jpeg);

@@ -230,7 +230,8 @@ static uint8_t paeth(int left, int up, int corner) {
     return (uint8_t)(d_left <= d_up && d_left <= d ? left : d_up <= d ? up : corner);
 }
 
-// Undoes a row's filter in place; `above` is the row before it, or zeros.
+// Undoes a row's filter in place; `above` is the row before it, or zeros. What lies before the row
+// is 0 (n >= step).
 static lv_status unfilter(uint8_t *row, const uint8_t *above, size_t n, size_t step, int filter) {
     switch (filter) {
     case 0:
@@ -246,16 +247,19 @@ static lv_status unfilter(uint8_t *row, const uint8_t *above, size_t n, size_t s
         }
         break;
     case 3:
-        for (size_t i = 0; i < n; i++) {
-            int left = i < step ? 0 : row[i - step];
-            row[i] = (uint8_t)(row[i] + (left + above[i]) / 2);
+        for (size_t i = 0; i < step; i++) {
+            row[i] = (uint8_t)(row[i] + above[i] / 2);
+        }
+        for (size_t i = step; i < n; i++) {
+            row[i] = (uint8_t)(row[i] + (row[i - step] + above[i]) / 2);
         }
         break;
     case 4:
-        for (size_t i = 0; i < n; i++) {
-            bool first = i < step;
-            row[i] = (uint8_t)(row[i] + paeth(first ? 0 : row[i - step], above[i],
-                                              first ? 0 : above[i - step]));
+        for (size_t i = 0; i < step; i++) {
+            row[i] = (uint8_t)(row[i] + above[i]);
+        }
+        for (size_t i = step; i < n; i++) {
+            row[i] = (uint8_t)(row[i] + paeth(row[i - step], above[i], above[i - step]));
         }
         break;
     default:
@@ -308,6 +312,14 @@ static void expand_pixel(const png *p, const uint8_t *row, size_t x, uint8_t *rg
     }
 }
 
+static void put_on_white(const uint8_t *restrict rgba, int width, uint8_t *restrict rgb) {
+    for (int x = 0; x < width; x++) {
+        for (int c = 0; c < 3; c++) {
+            rgb[3 * x + c] = lv_over_white(rgba[4 * x + c], rgba[4 * x + 3]);
+        }
+    }
+}
+
 // One pass: rows of samples at `raw`, to every dx-th pixel of every dy-th row.
 static lv_status read_pass(const png *p, uint8_t *raw, int pass, const uint8_t *zeros,
                            lv_image *out) {
@@ -317,19 +329,21 @@ static lv_status read_pass(const png *p, uint8_t *raw, int pass, const uint8_t *
         x0 = pass_x[pass], y0 = pass_y[pass], dx = pass_dx[pass], dy = pass_dy[pass];
     }
     size_t n = row_bytes(p, width), bits = (size_t)(p->channels * p->depth);
-    bool plain = p->colour == COLOUR && p->depth == 8 && !p->has_key && dx == 1;
+    bool in_order = p->depth == 8 && !p->has_key && dx == 1;
     const uint8_t *above = zeros;
     for (int y = 0; y < height; y++, raw += n + 1) {
         uint8_t *row = raw + 1;
         LV_TRY(unfilter(row, above, n, bits < 8 ? 1 : bits / 8, raw[0]));
         above = row;
         uint8_t *rgb = out->rgb + ((size_t)(y0 + y * dy) * (size_t)p->width + (size_t)x0) * 3;
-        if (plain) {
+        if (in_order && p->colour == COLOUR) {
             memcpy(rgb, row, n);
-            continue;
-        }
-        for (int x = 0; x < width; x++, rgb += 3 * dx) {
-            expand_pixel(p, row, (size_t)x, rgb);
+        } else if (in_order && p->colour == COLOUR_ALPHA) {
+            put_on_white(row, width, rgb);
+        } else {
+            for (int x = 0; x < width; x++, rgb += 3 * dx) {
+                expand_pixel(p, row, (size_t)x, rgb);
+            }
         }
     }
     return LV_OK;
