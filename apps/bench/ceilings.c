@@ -16,10 +16,11 @@ double bench_now(void) {
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-// Sum of n words in eight streams, so that no addition waits for another.
+// Sum of n words in eight streams, so that no addition waits for another; fetched 4 KiB ahead.
 static uint64_t sum_words(const uint64_t *words, size_t n) {
     uint64_t sum[8] = {0};
     for (size_t i = 0; i + 8 <= n; i += 8) {
+        __builtin_prefetch(words + i + 512);
         for (size_t j = 0; j < 8; j++) {
             sum[j] += words[i + j];
         }

@@ -7,7 +7,7 @@
 #define LV_TILE_VECTORS 2
 #define LV_DIRECT_ROWS 1
 #define LV_BLOCK_ROWS 6
-#define LV_PREFETCH_BYTES 1024
+#define LV_PREFETCH_BYTES 8192
 typedef __m256i vi;
 typedef int32_t vsum __attribute__((vector_size(32))); // one mode for all of a sum's life
 typedef __m256 vs;

@@ -144,7 +144,9 @@ lv_status lv_cpu_linear(lv_backend *be, const void *x, int m, const lv_linear *w
     t.n_chunks = count_chunks(cpu, &t);
     double work = (double)m * w->n_out * w->n_in;
     int n_tasks = t.n_panels * t.n_chunks;
-#pragma omp parallel for num_threads(cpu->n_threads) if (work > 1e6 && n_tasks > 1)
+// Dynamic: cores may be unequal, or busy with other programs.
+#pragma omp parallel for num_threads(cpu->n_threads)                                               \
+    schedule(dynamic) if (work > 1e6 && n_tasks > 1)
     for (int i = 0; i < n_tasks; i++) {
         run_task(cpu, &t, i, (float *)scratch + omp_get_thread_num() * per_thread);
     }
