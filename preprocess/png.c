@@ -19,7 +19,7 @@ enum { MAX_TEXT = 1 << 18 };    // of metadata, inflated
 
 typedef struct png {
     int width, height, depth, colour, channels;
-    bool interlaced, has_key, has_header;
+    bool interlaced, has_key, has_header, has_profile;
     uint8_t palette[256][3], alpha[256];
     int n_palette;
     uint32_t key[3]; // the transparent grey or colour, where has_key
@@ -136,7 +136,8 @@ static void read_metadata(png *p, const uint8_t *type, lv_bytes chunk) {
         p->exif = lv_exif_orientation(chunk);
     } else if (!memcmp(type, "tEXt", 4) && profile.n > 0) {
         p->profile = lv_exif_hex_orientation(profile);
-    } else if (!memcmp(type, "zTXt", 4) && profile.n > 1) {
+    } else if (!memcmp(type, "zTXt", 4) && profile.n > 1 && !p->has_profile) {
+        p->has_profile = true; // once: thousands of such chunks would take minutes
         uint8_t *text = malloc(MAX_TEXT);
         int64_t n =
             text ? lv_inflate((lv_bytes){profile.data + 1, profile.n - 1}, text, MAX_TEXT) : 0;

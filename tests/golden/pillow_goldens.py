@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import PIL
 from PIL import Image, ImageOps
+from PIL.PngImagePlugin import PngInfo
 
 HERE = Path(__file__).resolve().parent
 IMAGES = HERE.parent / "images"
@@ -243,6 +244,12 @@ def draw_pngs(scene, alpha):
     save("palette_clear.png", palette, transparency=bytes((i * 9) % 256 for i in range(64)))
     save("key.png", scene, transparency=(250, 220, 40))
     save("exif.png", scene.resize((37, 26)), exif=exif)
+    block = (b"Exif\0\0" + exif.tobytes().removeprefix(b"Exif\0\0")).hex()
+    profile, xmp = PngInfo(), PngInfo()
+    profile.add_text("Raw profile type exif", f"\nexif\n{len(block) // 2:8}\n{block}\n", zip=True)
+    xmp.add_itxt("XML:com.adobe.xmp", '<rdf:Description tiff:Orientation="6"/>')
+    save("exif_profile.png", scene.resize((37, 26)), pnginfo=profile)
+    save("exif_xmp.png", scene.resize((37, 26)), pnginfo=xmp)
     (IMAGES / "interlaced.png").write_bytes(interlaced_png(scene))
     wide = np.asarray(scene).astype(np.uint16) * 257 + 85 & 0xFFFF
     with_alpha = np.dstack([wide, np.asarray(alpha).astype(np.uint16) * 257])
