@@ -27,6 +27,7 @@ PICTURES = {  # name: (width, height)
     "photo": (200, 150),
     "band": (640, 30),
     "even": (150, 100),
+    "seam": (205, 82),  # 205 * (6 / 82) is just below 15 in floating point
 }
 
 
@@ -292,6 +293,15 @@ CASES = {
     "rope_dynamic": rope(rope_type="dynamic", type="dynamic", factor=2.0),
     "rope_yarn": rope(
         rope_type="yarn", type="yarn", factor=4.0, original_max_position_embeddings=TRAINED
+    ),
+    "rope_yarn_own": rope(
+        rope_type="yarn",
+        type="yarn",
+        factor=4.0,
+        original_max_position_embeddings=TRAINED,
+        beta_fast=3.0,
+        beta_slow=0.5,
+        attention_factor=0.9,
     ),
     "rope_llama3": rope(
         rope_type="llama3",
