@@ -8,7 +8,7 @@
 #include <string.h>
 #include <unistd.h>
 
-typedef enum option_kind { FLAG, TEXT, TEXTS, INTEGER, NUMBER, SEED, ROPE } option_kind;
+typedef enum option_kind { FLAG, TEXT, NAME, TEXTS, INTEGER, NUMBER, SEED, ROPE } option_kind;
 
 typedef struct option_spec {
     const char *group; // opens a group in the help
@@ -30,7 +30,7 @@ static const option_spec specs[] = {
     {NULL, 0, "together", NULL, FLAG, AT(together), 0, 0, "all pictures in one question"},
     {NULL, 0, "chat", NULL, FLAG, AT(chat), 0, 0, "ask in the terminal; /help there says more"},
 
-    {"Pictures", 0, "files-from", "LIST", TEXT, AT(files_from), 0, 0,
+    {"Pictures", 0, "files-from", "LIST", NAME, AT(files_from), 0, 0,
      "also the pictures named in LIST, one a line (-: standard input)"},
     {NULL, '0', "null", NULL, FLAG, AT(nul_separated), 0, 0,
      "names in LIST end with NUL, as find -print0 writes them"},
@@ -52,13 +52,13 @@ static const option_spec specs[] = {
     {NULL, 0, "seed", "N", SEED, AT(params.seed), 0, 0, "the same seed draws the same answer"},
     {NULL, 0, "stop", "TEXT", TEXTS, AT(stops), 0, 0, "end before TEXT (may be repeated)"},
 
-    {"Model", 'm', "model", "DIR|ORG/NAME", TEXT, AT(model.model), 0, 0,
+    {"Model", 'm', "model", "DIR|ORG/NAME", NAME, AT(model.model), 0, 0,
      "a folder or a name in the Hugging Face cache (default: demo model)"},
-    {NULL, 0, "vision-model", "DIR|ORG/NAME", TEXT, AT(model.vision_model), 0, 0,
+    {NULL, 0, "vision-model", "DIR|ORG/NAME", NAME, AT(model.vision_model), 0, 0,
      "CLIP, where the model comes without it"},
-    {NULL, 0, "template", "NAME", TEXT, AT(model.template_name), 0, 0,
+    {NULL, 0, "template", "NAME", NAME, AT(model.template_name), 0, 0,
      "prompt template (default: by the model)"},
-    {NULL, 0, "device", "DEVICE", TEXT, AT(model.device), 0, 0, "auto, cpu, cuda or cuda:N"},
+    {NULL, 0, "device", "DEVICE", NAME, AT(model.device), 0, 0, "auto, cpu, cuda or cuda:N"},
     {NULL, 0, "threads", "N", INTEGER, AT(model.n_threads), 1, 1024, "CPU threads (default: all)"},
     {NULL, 0, "session-len", "N", INTEGER, AT(model.session_len), 16, 4194304,
      "tokens a conversation may hold (default: as trained)"},
@@ -70,7 +70,7 @@ static const option_spec specs[] = {
     {NULL, 'q', "quiet", NULL, FLAG, AT(quiet), 0, 0, "answers and errors only"},
     {NULL, 'v', "verbose", NULL, FLAG, AT(verbose), 0, 0,
      "device, model, memory, and time per stage"},
-    {NULL, 0, "dump-tensors", "DIR", TEXT, AT(params.dump_dir), 0, 0,
+    {NULL, 0, "dump-tensors", "DIR", NAME, AT(params.dump_dir), 0, 0,
      "write every stage's tensors to DIR as .npy"},
     {NULL, 'h', "help", NULL, FLAG, AT(help), 0, 0, "this text"},
     {NULL, 0, "version", NULL, FLAG, AT(version), 0, 0, "the version"},
@@ -222,6 +222,12 @@ static bool store(const option_spec *spec, const char *text, describe_options *o
     case FLAG:
         *(bool *)field = true;
         return true;
+    case NAME:
+        if (!*text) {
+            complain(NULL, "--%s: the %s is empty", spec->name, spec->value);
+            return false;
+        }
+        // fall through
     case TEXT:
         *(const char **)field = text;
         return true;

@@ -56,6 +56,8 @@ class Options(Case):
     def test_values_that_are_not_there(self):
         self.refused("good.png", "--prompt", naming="TEXT")
         self.refused("good.png", "-p", naming="TEXT")
+        for option in ("--model", "--device", "--files-from", "--dump-tensors"):
+            self.refused(option, "", "good.png", naming=option)
         self.refused("--json=yes", "good.png", naming="no value")
 
     def test_options_that_do_not_go_together(self):
