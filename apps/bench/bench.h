@@ -50,7 +50,8 @@ double bench_now(void); // seconds
 // CLIP. LV_ENOTFOUND lists the names. `dir` must exist.
 lv_status bench_write_synthetic(const char *name, const char *dir) LV_MUST_CHECK;
 
-lv_status bench_measure_ceilings(int n_threads, bench_ceilings *out) LV_MUST_CHECK;
+// Raises *best (zeroed at first) to what is measured now.
+lv_status bench_measure_ceilings(int n_threads, bench_ceilings *best) LV_MUST_CHECK;
 
 // Runs all stages of the checkpoint on the backend.
 lv_status bench_run_stages(const bench_options *options, const lv_checkpoint *checkpoint,

@@ -123,7 +123,7 @@ static void set_kernels(lv_cpu *cpu) {
     if (cpu->isa >= LV_ISA_AVX512) {
         cpu->vector = &lv_vector_avx512;
         cpu->int4 = cpu->isa >= LV_ISA_VNNI ? lv_int4_vnni : lv_int4_avx512;
-        cpu->int4_rows = 14;
+        cpu->int4_rows = 12;
     }
 #endif
 }

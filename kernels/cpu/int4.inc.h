@@ -25,78 +25,107 @@ static inline __attribute__((always_inline)) vi broadcast_pair(const int16_t *pa
 
 // --- few rows ------------------------------------------------------------------------------------
 
-// One tile, all of K, n_r rows: c[n_r, 16] of stride 64.
+// sum[r][v][i % n_s] += the products of nibbles i of n_lines lines; odd nibbles count 16-fold. With
+// few rows there are four sums each, so that enough independent ones hide the multiply's latency.
 static inline __attribute__((always_inline)) void
-direct_tile(const lv_int4 *w, int tile, const lv_int4_rows *x, int n_r, float *c) {
-    const int n_lines = w->block / 8, n_blocks = w->n_in / w->block;
-    const uint32_t *line = w->q + (int64_t)tile * (w->n_in / 8) * LV_INT4_TILE;
-    const int16_t *q = x->q;
+direct_lines(const uint32_t *line, int n_lines, const int16_t *q, int n_r, int n_s,
+             vsum sum[LV_DIRECT_ROWS][LV_TILE_VECTORS][4]) {
     const vi low = v_set(0x000F000F), high = v_set(0x00F000F0);
-    vs y[LV_DIRECT_ROWS][LV_TILE_VECTORS];
-    for (int r = 0; r < n_r; r++) {
+    for (int k = 0; k < n_lines; k++, line += LV_INT4_TILE, q += 8 * n_r) {
+        _mm_prefetch((const char *)line + LV_PREFETCH_BYTES, _MM_HINT_T0);
+#pragma GCC unroll 2
         for (int v = 0; v < LV_TILE_VECTORS; v++) {
-            y[r][v] = s_set(0.0f);
-        }
-    }
-    for (int b = 0; b < n_blocks; b++) {
-        vsum sum[LV_DIRECT_ROWS][LV_TILE_VECTORS][4]; // of nibbles i; the odd ones 16-fold
-        for (int r = 0; r < n_r; r++) {
-            for (int v = 0; v < LV_TILE_VECTORS; v++) {
-                for (int i = 0; i < 4; i++) {
-                    sum[r][v][i] = (vsum){0};
+            vi word = v_load(line + v * LV_LANES), upper = v_shift(word, 8);
+            vi part[4] = {v_and(word, low), v_and(word, high), v_and(upper, low),
+                          v_and(upper, high)};
+#pragma GCC unroll 4
+            for (int i = 0; i < 4; i++) {
+#pragma GCC unroll 16
+                for (int r = 0; r < n_r; r++) {
+                    vsum *to = &sum[r][v][i % n_s];
+                    *to = v_dot(*to, part[i], broadcast_pair(q + (i * n_r + r) * 2));
                 }
             }
-        }
-        for (int k = 0; k < n_lines; k++, line += LV_INT4_TILE, q += 8 * n_r) {
-            _mm_prefetch((const char *)line + LV_PREFETCH_BYTES, _MM_HINT_T0);
-            for (int v = 0; v < LV_TILE_VECTORS; v++) {
-                vi word = v_load(line + v * LV_LANES), upper = v_shift(word, 8);
-                vi part[4] = {v_and(word, low), v_and(word, high), v_and(upper, low),
-                              v_and(upper, high)};
-                for (int i = 0; i < 4; i++) {
-                    for (int r = 0; r < n_r; r++) {
-                        sum[r][v][i] =
-                            v_dot(sum[r][v][i], part[i], broadcast_pair(q + (i * n_r + r) * 2));
-                    }
-                }
-            }
-        }
-        int64_t at = ((int64_t)tile * (w->n_in / w->group_size) + b * w->block / w->group_size) *
-                     LV_INT4_TILE;
-        for (int r = 0; r < n_r; r++) {
-            for (int v = 0; v < LV_TILE_VECTORS; v++) {
-                vsum *s = sum[r][v];
-                vsum dot = s[0] + s[2] + ((s[1] + s[3]) >> 4);
-                vi zero = v_mul(v_widen(w->zeros + at + v * LV_LANES), v_set(x->sums[b * n_r + r]));
-                vs scaled = s_mul(v_float(v_sub((vi)dot, zero)), s_set(x->scales[b * n_r + r]));
-                y[r][v] = s_add(y[r][v], s_mul(scaled, v_f16(w->scales + at + v * LV_LANES)));
-            }
-        }
-    }
-    for (int r = 0; r < n_r; r++) {
-        for (int v = 0; v < LV_TILE_VECTORS; v++) {
-            s_store(c + r * LV_CPU_PANEL + v * LV_LANES, y[r][v]);
         }
     }
 }
 
-static void direct(const lv_int4 *w, int tile0, int n_tiles, const lv_int4_rows *x, float *c) {
-    for (int t = 0; t < n_tiles; t++, c += LV_INT4_TILE) {
-        switch (x->n_rows) {
-        case 1:
-            direct_tile(w, tile0 + t, x, 1, c);
-            break;
-#if LV_DIRECT_ROWS > 1
-        case 2:
-            direct_tile(w, tile0 + t, x, 2, c);
-            break;
-        case 3:
-            direct_tile(w, tile0 + t, x, 3, c);
-            break;
-        case 4:
-            direct_tile(w, tile0 + t, x, 4, c);
-            break;
+// One tile, all of K, n_r rows: c[n_r, 16] of stride 64.
+static inline __attribute__((always_inline)) void
+direct_tile(const lv_int4 *w, int tile, const lv_int4_rows *x, int row0, int n_r, float *c) {
+    const int n_lines = w->block / 8, n_s = n_r * LV_TILE_VECTORS > 4 ? 2 : 4;
+    const int n_blocks = w->n_in / w->block;
+    const int64_t n_groups = w->n_in / w->group_size;
+    const uint32_t *line = w->q + (int64_t)tile * (w->n_in / 8) * LV_INT4_TILE;
+    const int16_t *q = x->q + (ptrdiff_t)row0 * w->n_in;
+    const float *scales = x->scales + (ptrdiff_t)row0 * n_blocks;
+    const int32_t *sums = x->sums + (ptrdiff_t)row0 * n_blocks;
+    for (int b = 0; b < n_blocks; b++) {
+        vsum sum[LV_DIRECT_ROWS][LV_TILE_VECTORS][4];
+#pragma GCC unroll 16
+        for (int r = 0; r < n_r; r++) {
+#pragma GCC unroll 2
+            for (int v = 0; v < LV_TILE_VECTORS; v++) {
+#pragma GCC unroll 4
+                for (int i = 0; i < n_s; i++) {
+                    sum[r][v][i] = (vsum){0};
+                }
+            }
+        }
+        direct_lines(line, n_lines, q, n_r, n_s, sum);
+        line += n_lines * LV_INT4_TILE;
+        q += w->block * n_r;
+        int64_t at = (tile * n_groups + b * w->block / w->group_size) * LV_INT4_TILE;
+#pragma GCC unroll 16
+        for (int r = 0; r < n_r; r++) {
+#pragma GCC unroll 2
+            for (int v = 0; v < LV_TILE_VECTORS; v++, at += LV_LANES) {
+                vsum *s = sum[r][v], odd = s[1] + (n_s == 4 ? s[3] : (vsum){0});
+                vsum dot = s[0] + (n_s == 4 ? s[2] : (vsum){0}) + (odd >> 4);
+                vi zero = v_mul(v_widen(w->zeros + at), v_set(sums[b * n_r + r]));
+                vs scaled = s_mul(v_float(v_sub((vi)dot, zero)), s_set(scales[b * n_r + r]));
+                float *to = c + r * LV_CPU_PANEL + v * LV_LANES;
+                s_store(to, s_add(s_load(to), s_mul(scaled, v_f16(w->scales + at))));
+            }
+            at -= LV_INT4_TILE;
+        }
+    }
+}
+
+static void direct_any(const lv_int4 *w, int tile, const lv_int4_rows *x, int row0, int n_r,
+                       float *c) {
+#define CASE(n)                                                                                    \
+    case n:                                                                                        \
+        direct_tile(w, tile, x, row0, n, c);                                                       \
+        break
+    switch (n_r) {
+        CASE(1);
+        CASE(2);
+#if LV_DIRECT_ROWS > 2
+        CASE(3);
+        CASE(4);
+        CASE(5);
+        CASE(6);
+        CASE(7);
+        CASE(8);
+        CASE(9);
+        CASE(10);
+        CASE(11);
+        CASE(12);
 #endif
+    }
+#undef CASE
+}
+
+// A tile stays in L1 while the register blocks take their turns.
+static void direct(const lv_int4 *w, int tile0, int n_tiles, const lv_int4_rows *x, int block0,
+                   int block1, float *c) {
+    int first = lv_int4_row(x, block0);
+    for (int t = 0; t < n_tiles; t++) {
+        for (int block = block0; block < block1; block++) {
+            int row0 = lv_int4_row(x, block), n_r = lv_int4_row(x, block + 1) - row0;
+            direct_any(w, tile0 + t, x, row0, n_r,
+                       c + (ptrdiff_t)(row0 - first) * LV_CPU_PANEL + t * LV_INT4_TILE);
         }
     }
 }
@@ -186,8 +215,6 @@ static void block_any(int n_r, int n_pairs, const int16_t *panel, const int16_t 
         CASE(10);
         CASE(11);
         CASE(12);
-        CASE(13);
-        CASE(14);
 #endif
     }
 #undef CASE
@@ -197,7 +224,6 @@ static void panel(const lv_int4 *w, int tile0, int n_tiles, const lv_int4_rows *
                   int block1, float *c) {
     _Alignas(64) int16_t unpacked[LV_INT4_MAX_BLOCK * N_VECTORS * LV_LANES];
     int first = lv_int4_row(x, block0), n_blocks = w->n_in / w->block;
-    memset(c, 0, (size_t)(lv_int4_row(x, block1) - first) * LV_CPU_PANEL * sizeof(float));
     for (int t = 0; t < n_tiles; t += N_VECTORS / LV_TILE_VECTORS) {
         for (int b = 0; b < n_blocks; b++) {
             vs scale[N_VECTORS];
@@ -222,8 +248,11 @@ void LV_INT4_KERNEL(const lv_int4 *w, int tile0, const lv_int4_rows *x, int bloc
                     float *c) {
     int n_tiles = w->n_tiles - tile0;
     n_tiles = n_tiles < LV_CPU_PANEL / LV_INT4_TILE ? n_tiles : LV_CPU_PANEL / LV_INT4_TILE;
-    if (x->n_rows <= LV_DIRECT_ROWS) {
-        direct(w, tile0, n_tiles, x, c);
+    memset(c, 0,
+           (size_t)(lv_int4_row(x, block1) - lv_int4_row(x, block0)) * LV_CPU_PANEL *
+               sizeof(float));
+    if (x->n_rows <= LV_DIRECT_BLOCKS * LV_DIRECT_ROWS) {
+        direct(w, tile0, n_tiles, x, block0, block1, c);
     } else {
         panel(w, tile0, n_tiles, x, block0, block1, c);
     }

@@ -5,7 +5,8 @@
 #define LV_INT4_KERNEL lv_int4_avx2
 #define LV_LANES 8
 #define LV_TILE_VECTORS 2
-#define LV_DIRECT_ROWS 1
+#define LV_DIRECT_ROWS 2
+#define LV_DIRECT_BLOCKS 1
 #define LV_BLOCK_ROWS 6
 #define LV_PREFETCH_BYTES 8192
 typedef __m256i vi;

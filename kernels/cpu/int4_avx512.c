@@ -5,8 +5,9 @@
 #define LV_INT4_KERNEL lv_int4_avx512
 #define LV_LANES 16
 #define LV_TILE_VECTORS 1
-#define LV_DIRECT_ROWS 4
-#define LV_BLOCK_ROWS 14
+#define LV_DIRECT_ROWS 12
+#define LV_DIRECT_BLOCKS 2
+#define LV_BLOCK_ROWS 12
 #define LV_PREFETCH_BYTES 8192
 typedef __m512i vi;
 typedef int32_t vsum __attribute__((vector_size(64))); // one mode for all of a sum's life
