@@ -14,8 +14,8 @@ static const char *const isa_names[] = {"portable", "AVX2", "AVX-512", "AVX-512 
 
 static lv_cpu_isa best_isa(void) {
 #if defined(__x86_64__)
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-        __builtin_cpu_supports("f16c")) {
+    // F16C came before AVX2 (clang 14 cannot ask for it).
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
         if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
             __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
             return __builtin_cpu_supports("avx512vnni") ? LV_ISA_VNNI : LV_ISA_AVX512;
