@@ -63,6 +63,10 @@ static inline void lv_palette_init(uint8_t (*palette)[3]) {
 // broken, cut or holds more.
 int64_t lv_inflate(lv_bytes zlib, uint8_t *out, size_t capacity);
 
+// Decodes a PNG made of checked chunks whose picture data are about `n_inflated` bytes, to RGB or
+// (has_alpha) to RGBA on white.
+lv_status lv_stb_png(lv_bytes png, size_t n_inflated, bool has_alpha, lv_image *out) LV_MUST_CHECK;
+
 // The orientation (1 to 8) in a TIFF-structured EXIF block, or 1 where there is none.
 int lv_exif_orientation(lv_bytes tiff);
 
