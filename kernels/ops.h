@@ -162,7 +162,9 @@ typedef struct lv_backend_options {
 lv_status lv_backend_open(const lv_backend_options *options, lv_backend **out) LV_MUST_CHECK;
 void lv_backend_close(lv_backend *be); // accepts NULL
 
-// The backends themselves; without CUDA at build time the second says so (LV_EUNSUPPORTED).
+// LV_CPU_ISA=portable|avx2|avx512|vnni in the environment takes a lesser instruction set than the
+// CPU's best; one that it lacks is LV_EDEVICE. The backends themselves; without CUDA at build time
+// the second says so (LV_EUNSUPPORTED).
 lv_status lv_cpu_open(const lv_backend_options *options, lv_backend **out) LV_MUST_CHECK;
 lv_status lv_cuda_open(const lv_backend_options *options, lv_backend **out) LV_MUST_CHECK;
 

@@ -1,10 +1,17 @@
 // Attention over the paged cache, and inside images.
 //
+//   out[i] = sum_t softmax_t(q[i] k[t] / sqrt(head_dim)) v[t]
+//
 // The paged one goes page by page with an online softmax: scores [rows, 64] = Q [rows, head_dim]
 // keys [head_dim, 64], out += softmax(scores) values [64, head_dim], rows being the new tokens of a
 // sequence times the query heads that share a key head. A row passes its own pages in order
-// whatever else is in the block, so its bits depend on its own sequence only. One new token: the
-// roof is reading the cache once. Many: the FMA rate.
+// whatever else is in the block, so its bits depend on its own sequence only.
+//
+// One new token reads the cache once, 1 MiB a token of context for 7B in f32: the roof is memory.
+// Measured with two threads at context 2048: 37 GB/s of 45 to 60. 512 new tokens: 287 GFLOP/s of
+// the 524 that two cores can (two thirds of the rest is the softmax and the masked half of edge
+// pages). An f16 cache halves the memory; converting its pages keeps the time of f32's. Images: 577
+// rows, 16 heads of 64: 10 ms on one core, 134 GFLOP/s; 14% of a CLIP layer.
 #include <math.h>
 #include <omp.h>
 #include <string.h>
