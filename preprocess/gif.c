@@ -4,6 +4,9 @@
 // A header with the screen's size and perhaps a palette, then blocks: extensions (of which the
 // graphic control names a transparent index) and images: a rectangle, perhaps its own palette, and
 // LZW codes in sub-blocks of up to 255 bytes that a block of length 0 ends.
+// Own code, because stb_image (2.27 to 2.30) refuses frames that do not begin with a clear code or
+// go on without one when the 4,096 codes are used up, which some encoders write, and takes a cut
+// frame for a whole one: telling that apart needs every code's length, which is the decoder.
 // Source: the GIF89a specification.
 #include <stdlib.h>
 #include <string.h>

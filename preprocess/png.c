@@ -189,12 +189,12 @@ static lv_status read_chunk(png *p, const uint8_t *type, lv_bytes chunk,
 // Every chunk must be whole, and up to the picture data must have the right checksum. What follows
 // the data is optional (it may say the orientation): reading stops where it is broken.
 static lv_status read_chunks(png *p, lv_bytes file, const lv_image_limits *limits) {
-    size_t at = 8;
-    while (file.n - at >= 12) { // length, type, checksum
+    size_t at = SIGNATURE;
+    while (file.n - at >= CHUNK_EXTRA) {
         const uint8_t *type = file.data + at + 4;
         size_t n = lv_be32(file.data + at);
         bool after_data = p->has_data && memcmp(type, "IDAT", 4);
-        if (n > file.n - at - 12) {
+        if (n > file.n - at - CHUNK_EXTRA) {
             return lv_fail(LV_EFORMAT, "PNG: the chunk at byte %zu passes the end of the file", at);
         }
         bool wrong = crc(p, type, n + 4) != lv_be32(type + 4 + n);
@@ -209,7 +209,7 @@ static lv_status read_chunks(png *p, lv_bytes file, const lv_image_limits *limit
         } else {
             LV_TRY(read_chunk(p, type, (lv_bytes){type + 4, n}, limits));
         }
-        at += n + 12;
+        at += n + CHUNK_EXTRA;
     }
     if (!p->has_data) {
         return lv_fail(LV_EFORMAT, "PNG: no picture data in %zu bytes", file.n);

@@ -3,6 +3,8 @@
 // Samples are scaled to 8 bits as round(value / maxval * 255), halves to even, as Pillow does for
 // colour; its convert("RGB") clips grey of more than 8 bits instead, which no one wants. In PBM 1
 // is black.
+// Own code, because stb_image (2.27 to 2.30) is right only for raw grey and colour whose maxval is
+// 255: it knows no other kind, does not scale, and leaves 16-bit samples in the file's byte order.
 #include <math.h>
 #include <stdlib.h>
 

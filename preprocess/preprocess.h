@@ -21,9 +21,10 @@ typedef struct lv_image_limits {
     int max_side;      // 65,535
 } lv_image_limits;
 
-// Decodes JPEG (libjpeg-turbo), WebP (libwebp, first frame), PNG, GIF (first frame), BMP and PNM to
-// 8-bit RGB: EXIF orientation applied, alpha composited on white, grey, CMYK and 16-bit colour as
-// Pillow's convert("RGB"); 16-bit grey keeps its high byte. The format is found by content alone.
+// Decodes JPEG (libjpeg-turbo), WebP (libwebp, first frame), PNG (stb_image) and, by code of ours,
+// GIF (first frame), BMP and PNM to 8-bit RGB: EXIF orientation applied, alpha composited on white,
+// grey, CMYK and 16-bit colour as Pillow's convert("RGB"); 16-bit grey keeps its high byte. The
+// format is found by content alone.
 // LV_EFORMAT: broken, cut or unknown (says which); LV_ELIMIT: over a cap (says the numbers);
 // LV_EUNSUPPORTED: a known format or kind that is not decoded here (AVIF, HEIC, TIFF, SVG, ...).
 lv_status lv_image_decode(const uint8_t *bytes, size_t n_bytes, const lv_image_limits *limits,

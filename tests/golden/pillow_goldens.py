@@ -211,6 +211,31 @@ def interlaced_png(image):
             + chunk(b"IEND", b""))
 
 
+def clearless_gif(image):
+    """A GIF without clear codes, neither first nor where the 4,096 codes are used up."""
+    table = {bytes([i]): i for i in range(256)}
+    run, codes = b"", []
+    for pixel in image.tobytes():
+        longer = run + bytes([pixel])
+        if longer not in table:
+            codes.append(table[run])
+            if len(table) + 2 < 4096:
+                table[longer] = len(table) + 2
+            longer = bytes([pixel])
+        run = longer
+    bits, n_bits, width = 0, 0, 9
+    for i, code in enumerate(codes + [table[run], 257]):
+        bits |= code << n_bits
+        n_bits += width
+        width += 258 + i == 1 << width and width < 12
+    data = bits.to_bytes((n_bits + 7) // 8, "little")
+    blocks = [data[i:i + 255] for i in range(0, len(data), 255)]
+    return (b"GIF87a" + struct.pack("<HHBBB", *image.size, 0xf7, 0, 0) +
+            bytes(i // 3 for i in range(768)) + b"," +
+            struct.pack("<HHHHB", 0, 0, *image.size, 0) + b"\x08" +
+            b"".join(bytes([len(block)]) + block for block in blocks) + b"\0;")
+
+
 def draw_jpegs(scene):
     save = lambda name, image=scene, **options: image.save(IMAGES / name, "JPEG", **options)
     save("baseline.jpg", quality=80)
@@ -282,6 +307,7 @@ def draw_rest(scene, alpha):
     scene.quantize(32).save(IMAGES / "clear.gif", "GIF", transparency=3)
     small.quantize(16).save(IMAGES / "animated.gif", "GIF", save_all=True, duration=100,
                             append_images=[ImageOps.invert(small).quantize(16)])
+    (IMAGES / "clearless.gif").write_bytes(clearless_gif(noise(120, 80, 2).getchannel(0)))
     small.save(IMAGES / "rgb.bmp", "BMP")
     rgba.resize((48, 32)).save(IMAGES / "rgba.bmp", "BMP")
     small.quantize(100).save(IMAGES / "palette.bmp", "BMP")

@@ -190,6 +190,47 @@ static file_bytes claim(const char *name, uint32_t side) {
     return file;
 }
 
+// Appends the n bits of a Huffman code, first bit highest.
+static void put_code(uint8_t *data, size_t *bit, uint32_t code, int n) {
+    for (int i = n; i-- > 0; ++*bit) {
+        data[*bit / 8] |= (uint8_t)((code >> i & 1) << *bit % 8);
+    }
+}
+
+// A PNG of one grey pixel whose data inflate to 1 + 258 * n_runs zeros.
+static file_bytes inflating(int n_runs) {
+    static const uint8_t header[] =
+        "\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR\0\0\0\1\0\0\0\1\x08\0\0\0\0\0\0\0";
+    const size_t idat = sizeof(header), data = idat + 8;
+    file_bytes file = {calloc(1, 20000), 20000};
+    size_t bit = (data + 2) * 8;
+    memcpy(file.data, header, sizeof(header));
+    memcpy(file.data + idat + 4, "IDAT\x78\x9c", 6);
+    put_code(file.data, &bit, 6, 3);    // last block, fixed codes
+    put_code(file.data, &bit, 0x30, 8); // a zero
+    for (int i = 0; i < n_runs; i++) {
+        put_code(file.data, &bit, 0xc5 << 5, 13); // 258 bytes as the byte before
+    }
+    size_t n = bit / 8 + 1 + 8 - data; // the end's seven zeros, and what checksum there may be
+    file.data[idat + 2] = (uint8_t)(n >> 8);
+    file.data[idat + 3] = (uint8_t)n;
+    file.n = data + n + 4;
+    mend_chunk(file.data, 8);
+    mend_chunk(file.data, idat);
+    return file;
+}
+
+static void check_growth(void) {
+    lv_image image;
+    file_bytes some = inflating(1), much = inflating(8000);
+    CHECK_OK(decode(some, &image));
+    lv_image_free(&image);
+    CHECK_STATUS(decode(much, &image), LV_EFORMAT);
+    CHECK(strstr(lv_error(), "broken"), "%s", lv_error());
+    free(some.data);
+    free(much.data);
+}
+
 static void check_bombs(void) {
     static const char *const names[] = {"rgb.png", "palette.gif", "rgb.bmp", "baseline.jpg"};
     lv_image image;
@@ -271,6 +312,7 @@ int main(void) {
     check_orientations();
     check_foreign();
     check_bombs();
+    check_growth();
     check_random();
     check_corrupt();
     return check_done();
