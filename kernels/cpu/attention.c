@@ -8,10 +8,9 @@
 // whatever else is in the block, so its bits depend on its own sequence only.
 //
 // One new token reads the cache once, 1 MiB a token of context for 7B in f32: the roof is memory.
-// Measured with two threads at context 2048: 37 GB/s of 45 to 60. 512 new tokens: 287 GFLOP/s of
-// the 524 that two cores can (two thirds of the rest is the softmax and the masked half of edge
-// pages). An f16 cache halves the memory; converting its pages keeps the time of f32's. Images: 577
-// rows, 16 heads of 64: 10 ms on one core, 134 GFLOP/s; 14% of a CLIP layer.
+// Measured with two threads at context 2048: 37 GB/s of 45 to 60. 512 new tokens: the FMA rate, 287
+// of 524 GFLOP/s. An f16 cache halves the memory; converting its pages takes the time it saves.
+// Images: 577 rows, 16 heads of 64: 10 ms on one core, 134 of 262 GFLOP/s; 14% of a CLIP layer.
 #include <math.h>
 #include <omp.h>
 #include <string.h>
