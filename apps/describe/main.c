@@ -72,6 +72,9 @@ static int run(const describe_options *options, const input_list *inputs) {
         return result;
     }
     if (inputs->n == 0 && !options->chat) {
+        if (!inputs->n_refused) {
+            note("%s names no picture", options->files_from);
+        }
         return result;
     }
     int answered = open_model(&app);
