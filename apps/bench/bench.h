@@ -13,7 +13,7 @@ typedef struct bench_options {
     int n_tiles;       // 0: as the model's family
     int n_prompt;      // tokens of the prefill
     int n_decode;      // tokens decoded
-    int context;       // tokens in the cache before the first decoded one, at least n_prompt
+    int context;       // tokens in the cache before the first decoded one
     int batch;         // sequences decoded together
     lv_dtype kv_dtype; // LV_NONE: the backend's default
     bool json;
