@@ -59,8 +59,9 @@ static inline void lv_palette_init(uint8_t (*palette)[3]) {
     }
 }
 
-// Inflates a zlib stream to at most `capacity` bytes; returns how many, or -1 where the stream is
-// broken, cut or holds more.
+// Inflates a zlib stream to at most `capacity` bytes of `out`, which is zeroed (a hostile stream
+// copies from what it has not written); returns how many, or -1 where the stream is broken, cut or
+// holds more.
 int64_t lv_inflate(lv_bytes zlib, uint8_t *out, size_t capacity);
 
 // Decodes a PNG made of checked chunks whose picture data are about `n_inflated` bytes, to RGB or

@@ -153,7 +153,7 @@ static void read_metadata(png *p, const uint8_t *type, lv_bytes chunk) {
         p->profile = lv_exif_hex_orientation(profile);
     } else if (!memcmp(type, "zTXt", 4) && profile.n > 1 && !p->has_profile) {
         p->has_profile = true; // once: thousands of such chunks would take minutes
-        uint8_t *text = malloc(MAX_TEXT);
+        uint8_t *text = calloc(1, MAX_TEXT);
         int64_t n =
             text ? lv_inflate((lv_bytes){profile.data + 1, profile.n - 1}, text, MAX_TEXT) : 0;
         if (n > 0) {

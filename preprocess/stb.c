@@ -1,6 +1,7 @@
 // stb_image, reduced to PNG and the inflate under it. It is made for trusted files: it checks no
-// checksum, reads past short palettes and lets inflated data grow without end. png.c therefore
-// gives it a file made anew from checked chunks, and growth has an end here.
+// checksum, reads past short palettes, takes a stream's copies from before they are written, and
+// lets inflated data grow without end. png.c therefore gives it a file made anew from checked
+// chunks; its memory comes zeroed, and growth has an end.
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
@@ -9,16 +10,20 @@
 
 static _Thread_local size_t max_growth; // bytes that a buffer may grow to; 0: it wanted more
 
-static void *grow(void *buffer, size_t n) {
+static void *grow(void *buffer, size_t n_old, size_t n) {
     if (n > max_growth) {
         max_growth = 0;
         return NULL;
     }
-    return realloc(buffer, n);
+    uint8_t *larger = realloc(buffer, n);
+    if (larger && n > n_old) {
+        memset(larger + n_old, 0, n - n_old);
+    }
+    return larger;
 }
 
-#define STBI_MALLOC malloc
-#define STBI_REALLOC grow
+#define STBI_MALLOC(n) calloc(1, n)
+#define STBI_REALLOC_SIZED grow
 #define STBI_FREE free
 #define STBI_ONLY_PNG
 #define STBI_NO_STDIO
