@@ -1,17 +1,13 @@
 #include "core/fetch.h"
 
-#include <curl/curl.h>
-#include <pthread.h>
-#include <stdio.h>
+#include "core/http.h"
+
 #include <string.h>
 #include <strings.h>
 
 #define DEFAULT_MAX_BYTES ((size_t)64 << 20)
-#define DEFAULT_CONNECT_S 10L
 #define DEFAULT_TOTAL_S 60L
 #define DEFAULT_REDIRECTS 3
-#define LOW_SPEED_BYTES 100L // a second, over LOW_SPEED_S seconds: a server that only drips
-#define LOW_SPEED_S 20L
 #define DATA_CHUNK_BYTES 4096
 
 static bool begins_with(const char *text, const char *prefix) {
@@ -126,16 +122,7 @@ typedef struct transfer {
     const lv_fetch_options *options;
     lv_buffer *out;
     bool too_long, no_memory;
-    char host[256];
-    char detail[CURL_ERROR_SIZE];
 } transfer;
-
-static CURLcode global_code;
-static pthread_once_t global_once = PTHREAD_ONCE_INIT;
-
-static void init_curl(void) {
-    global_code = curl_global_init(CURL_GLOBAL_DEFAULT);
-}
 
 // The signatures of these two are libcurl's.
 static size_t on_data(char *data, size_t size, size_t n, void *user) {
@@ -153,39 +140,21 @@ static int on_progress(void *user, curl_off_t total, curl_off_t now, curl_off_t 
     return !t->options->progress(t->options->user, (size_t)now, (size_t)total);
 }
 
-static void find_host(const char *url, char *out, size_t n_bytes) {
-    CURLU *parsed = curl_url();
-    char *host = NULL;
-    if (parsed && curl_url_set(parsed, CURLUPART_URL, url, 0) == CURLUE_OK) {
-        (void)curl_url_get(parsed, CURLUPART_HOST, &host, 0);
-    }
-    snprintf(out, n_bytes, "%s", host ? host : "the URL");
-    curl_free(host);
-    curl_url_cleanup(parsed);
-}
-
-static void set_options(CURL *curl, const char *url, transfer *t) {
+static void set_options(CURL *curl, transfer *t) {
     const lv_fetch_options *o = t->options;
     long n_redirects = o->max_redirects ? o->max_redirects : DEFAULT_REDIRECTS;
-    curl_easy_setopt(curl, CURLOPT_URL, url);
-    curl_easy_setopt(curl, CURLOPT_PROTOCOLS_STR, "http,https");
-    curl_easy_setopt(curl, CURLOPT_REDIR_PROTOCOLS_STR, "http,https");
     curl_easy_setopt(curl, CURLOPT_FOLLOWLOCATION, n_redirects > 0 ? 1L : 0L);
     curl_easy_setopt(curl, CURLOPT_MAXREDIRS, n_redirects > 0 ? n_redirects : 0L);
-    curl_easy_setopt(curl, CURLOPT_USERAGENT, "llava.c/" LV_VERSION);
     curl_easy_setopt(curl, CURLOPT_ACCEPT_ENCODING, ""); // whatever libcurl can decode
     curl_easy_setopt(curl, CURLOPT_FAILONERROR, 1L);
-    curl_easy_setopt(curl, CURLOPT_NOSIGNAL, 1L); // time-outs without signals: threads fetch too
-    curl_easy_setopt(curl, CURLOPT_CONNECTTIMEOUT,
-                     o->connect_timeout_s ? o->connect_timeout_s : DEFAULT_CONNECT_S);
+    if (o->connect_timeout_s) {
+        curl_easy_setopt(curl, CURLOPT_CONNECTTIMEOUT, o->connect_timeout_s);
+    }
     curl_easy_setopt(curl, CURLOPT_TIMEOUT,
                      o->total_timeout_s ? o->total_timeout_s : DEFAULT_TOTAL_S);
-    curl_easy_setopt(curl, CURLOPT_LOW_SPEED_LIMIT, LOW_SPEED_BYTES);
-    curl_easy_setopt(curl, CURLOPT_LOW_SPEED_TIME, LOW_SPEED_S);
     curl_easy_setopt(curl, CURLOPT_MAXFILESIZE_LARGE, (curl_off_t)t->out->max_bytes);
     curl_easy_setopt(curl, CURLOPT_WRITEFUNCTION, on_data);
     curl_easy_setopt(curl, CURLOPT_WRITEDATA, t);
-    curl_easy_setopt(curl, CURLOPT_ERRORBUFFER, t->detail);
     if (o->progress) {
         curl_easy_setopt(curl, CURLOPT_NOPROGRESS, 0L);
         curl_easy_setopt(curl, CURLOPT_XFERINFOFUNCTION, on_progress);
@@ -193,46 +162,29 @@ static void set_options(CURL *curl, const char *url, transfer *t) {
     }
 }
 
-static lv_status status_of(const transfer *t, CURLcode code, long http_status) {
+static lv_status status_of(const transfer *t, const lv_http *http, CURLcode code) {
+    long http_status = 0;
+    curl_easy_getinfo(http->curl, CURLINFO_RESPONSE_CODE, &http_status);
     if (t->too_long || code == CURLE_FILESIZE_EXCEEDED) {
-        return lv_fail(LV_ELIMIT, "%s: the answer is longer than the limit of %zu bytes", t->host,
-                       t->out->max_bytes);
-    }
-    if (t->no_memory || code == CURLE_OUT_OF_MEMORY) {
-        return lv_fail(LV_ENOMEM, "%s: out of memory", t->host);
-    }
-    if (code == CURLE_ABORTED_BY_CALLBACK) {
-        return lv_fail(LV_ECANCELLED, "%s: cancelled", t->host);
-    }
-    if (code == CURLE_URL_MALFORMAT) {
-        return lv_fail(LV_EINVAL, "%s: %s", t->host,
-                       *t->detail ? t->detail : curl_easy_strerror(code));
+        return lv_fail(LV_ELIMIT, "%s: the answer is longer than the limit of %zu bytes",
+                       http->host, t->out->max_bytes);
     }
     if (code == CURLE_HTTP_RETURNED_ERROR || (code == CURLE_OK && http_status / 100 != 2)) {
         return lv_fail(http_status == 404 ? LV_ENOTFOUND : LV_ENETWORK, "%s: HTTP status %ld%s",
-                       t->host, http_status, http_status == 404 ? " (not found)" : "");
+                       http->host, http_status, http_status == 404 ? " (not found)" : "");
     }
-    if (code != CURLE_OK) {
-        return lv_fail(LV_ENETWORK, "%s: %s", t->host,
-                       *t->detail ? t->detail : curl_easy_strerror(code));
-    }
-    return LV_OK;
+    return lv_http_result(http, t->no_memory ? CURLE_OUT_OF_MEMORY : code);
 }
 
 static lv_status fetch_http(const char *url, const lv_fetch_options *options, lv_buffer *out) {
     transfer t = {.options = options, .out = out};
-    find_host(url, t.host, sizeof t.host);
-    pthread_once(&global_once, init_curl);
-    CURL *curl = global_code == CURLE_OK ? curl_easy_init() : NULL;
-    if (!curl) {
-        return lv_fail(LV_ENETWORK, "%s: libcurl cannot start", t.host);
-    }
-    set_options(curl, url, &t);
-    CURLcode code = curl_easy_perform(curl);
-    long http_status = 0;
-    curl_easy_getinfo(curl, CURLINFO_RESPONSE_CODE, &http_status);
-    curl_easy_cleanup(curl);
-    LV_TRY(status_of(&t, code, http_status));
+    lv_http http;
+    LV_TRY(lv_http_open(&http));
+    lv_http_begin(&http, url, "http,https");
+    set_options(http.curl, &t);
+    lv_status status = status_of(&t, &http, curl_easy_perform(http.curl));
+    lv_http_close(&http);
+    LV_TRY(status);
     return lv_buffer_append(out, NULL, 0); // an empty answer is an empty buffer, not NULL
 }
 

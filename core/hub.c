@@ -2,6 +2,8 @@
 // (https://huggingface.co/docs/huggingface_hub/guides/manage-cache):
 //   <cache>/models--org--name/refs/main             the revision
 //   <cache>/models--org--name/snapshots/<revision>  the files
+#include "core/hub.h"
+
 #include "core/files.h"
 #include "core/path.h"
 
@@ -20,8 +22,7 @@ static bool is_folder(const char *path) {
     return stat(path, &info) == 0 && S_ISDIR(info.st_mode);
 }
 
-// [org/]name of the hub's alphabet; nothing that could leave the cache folder.
-static bool is_hub_name(const char *text) {
+bool lv_hub_is_name(const char *text) {
     int n_slashes = 0;
     bool at_start = true;
     for (; *text; text++) {
@@ -39,24 +40,44 @@ static bool is_hub_name(const char *text) {
     return !at_start;
 }
 
-static const char *set_variable(const char *name) {
+const char *lv_hub_variable(const char *name) {
     const char *value = getenv(name);
     return value && *value ? value : NULL;
 }
 
-static lv_status cache_root(char **out) {
+lv_status lv_hub_home(char **out) {
     const char *base;
-    if ((base = set_variable("HF_HUB_CACHE"))) {
+    if ((base = lv_hub_variable("HF_HOME"))) {
         return lv_text_format(out, "%s", base);
     }
-    if ((base = set_variable("HF_HOME"))) {
-        return lv_text_format(out, "%s/hub", base);
+    if ((base = lv_hub_variable("XDG_CACHE_HOME"))) {
+        return lv_text_format(out, "%s/huggingface", base);
     }
-    if ((base = set_variable("XDG_CACHE_HOME"))) {
-        return lv_text_format(out, "%s/huggingface/hub", base);
+    base = lv_hub_variable("HOME");
+    return lv_text_format(out, "%s/.cache/huggingface", base ? base : "");
+}
+
+lv_status lv_hub_cache(char **out) {
+    const char *base = lv_hub_variable("HF_HUB_CACHE");
+    if (base) {
+        return lv_text_format(out, "%s", base);
     }
-    base = set_variable("HOME");
-    return lv_text_format(out, "%s/.cache/huggingface/hub", base ? base : "");
+    char *home;
+    LV_TRY(lv_hub_home(&home));
+    lv_status status = lv_path_join(home, "hub", out);
+    free(home);
+    return status;
+}
+
+lv_status lv_hub_folder(const char *model, char **out) {
+    char *cache;
+    LV_TRY(lv_hub_cache(&cache));
+    const char *slash = strchr(model, '/');
+    int n_org = slash ? (int)(slash - model) : 0;
+    lv_status status = lv_text_format(out, "%s/models--%.*s%s%s", cache, n_org, model,
+                                      slash ? "--" : "", slash ? slash + 1 : model);
+    free(cache);
+    return status;
 }
 
 // <folder>/snapshots/<revision of refs/main>; *out stays NULL where that does not exist.
@@ -70,7 +91,7 @@ static lv_status find_main(const char *folder, char **out) {
     }
     char *name = (char *)revision.data;
     name[strcspn(name, " \t\r\n")] = 0;
-    if (!is_hub_name(name) || strchr(name, '/')) {
+    if (!lv_hub_is_name(name) || strchr(name, '/')) {
         goto done;
     }
     LV_TRY_DONE(lv_text_format(out, "%s/snapshots/%s", folder, name));
@@ -117,13 +138,9 @@ done:
 }
 
 static lv_status find_in_cache(const char *model, char **out) {
-    char *root = NULL, *folder = NULL;
-    const char *slash = strchr(model, '/');
-    int n_org = slash ? (int)(slash - model) : 0;
+    char *folder = NULL;
     lv_status status;
-    LV_TRY_DONE(cache_root(&root));
-    LV_TRY_DONE(lv_text_format(&folder, "%s/models--%.*s%s%s", root, n_org, model,
-                               slash ? "--" : "", slash ? slash + 1 : model));
+    LV_TRY_DONE(lv_hub_folder(model, &folder));
     LV_TRY_DONE(find_main(folder, out));
     if (!*out) {
         LV_TRY_DONE(find_newest(folder, out));
@@ -131,11 +148,10 @@ static lv_status find_in_cache(const char *model, char **out) {
     if (!*out) {
         status = lv_fail(LV_ENOTFOUND,
                          "%s: not a folder, and not in the Hugging Face cache (looked for %s); "
-                         "download it with: hf download %s",
+                         "download it with: describe --pull %s",
                          model, folder, model);
     }
 done:
-    free(root);
     free(folder);
     return status;
 }
@@ -149,7 +165,7 @@ lv_status lv_model_find(const char *model, char **out_dir) {
     if (stat(model, &info) == 0) {
         return lv_fail(LV_EINVAL, "%s: is a file; name the folder that holds config.json", model);
     }
-    if (!is_hub_name(model)) {
+    if (!lv_hub_is_name(model)) {
         return lv_fail(LV_ENOTFOUND, "%s: no such folder", model);
     }
     return find_in_cache(model, out_dir);

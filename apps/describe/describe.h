@@ -30,6 +30,7 @@ typedef struct describe_options {
     const char *prompt, *system; // NULL: not given
     text_list inputs, stops;
     const char *files_from;
+    const char *pull; // a model to download
     bool nul_separated, together, chat;
     bool json, quiet, verbose, help, version;
     bool has_rope;
@@ -133,6 +134,11 @@ void report_answer(const char *label, lv_picture *const *pictures, int n, const 
 // One JSON line; the caller frees it.
 char *answer_json(const describe_input *inputs, lv_picture *const *pictures, int n,
                   const lv_answer *answer);
+
+// --- models
+
+// Downloads options->pull, and the vision tower that it names. An EXIT_ status.
+int pull_run(const describe_options *options);
 
 // --- chat
 

@@ -20,7 +20,7 @@ static int flush_printed(void) {
 static void say_notes(const describe_app *app) {
     const describe_options *o = app->options;
     if (app->info.is_demo) {
-        note("using the small embedded demo model; for a real one: hf download "
+        note("using the small embedded demo model; for a real one: describe --pull "
              "llava-hf/llava-1.5-7b-hf, then --model llava-hf/llava-1.5-7b-hf");
     }
     if (o->params.temperature <= 0 &&
@@ -119,7 +119,12 @@ int main(int argc, char **argv) {
     } else {
         wait_politely(argv);
         result = inputs_gather(&options, &inputs);
-        result = result == EXIT_DONE ? run(&options, &inputs) : result;
+        if (result == EXIT_DONE && options.pull) {
+            result = pull_run(&options);
+            options.model.model = options.model.model ? options.model.model : options.pull;
+        }
+        bool asks = options.inputs.n || options.files_from || options.chat;
+        result = result == EXIT_DONE && asks ? run(&options, &inputs) : result;
     }
 done:
     inputs_free(&inputs);

@@ -54,6 +54,8 @@ static const option_spec specs[] = {
 
     {"Model", 'm', "model", "DIR|ORG/NAME", NAME, AT(model.model), 0, 0,
      "a folder or a name in the Hugging Face cache (default: demo model)"},
+    {NULL, 0, "pull", "ORG/NAME", NAME, AT(pull), 0, 0,
+     "first download this model from the hub, or what is missing of it"},
     {NULL, 0, "vision-model", "DIR|ORG/NAME", NAME, AT(model.vision_model), 0, 0,
      "CLIP, where the model comes without it"},
     {NULL, 0, "template", "NAME", NAME, AT(model.template_name), 0, 0,
@@ -108,10 +110,12 @@ void options_help(void) {
            "  find photos -name '*.jpg' -print0 | describe --files-from - -0\n"
            "  describe --together -p 'What changed?' before.png after.png\n"
            "  describe --chat holiday.jpg\n"
+           "  describe --pull llava-hf/llava-1.5-7b-hf\n"
            "  describe --model llava-hf/llava-1.5-7b-hf holiday.jpg\n"
            "\n%sEnvironment%s\n"
            "  LLAVA_MODEL   the model where --model names none\n"
            "  HF_HOME       where the Hugging Face cache lies (default: ~/.cache/huggingface)\n"
+           "  HF_TOKEN      opens gated models to --pull; HF_ENDPOINT names another hub\n"
            "  http_proxy, https_proxy, no_proxy   as curl reads them\n"
            "\n%sExit status%s\n"
            "  0 all described   1 some pictures failed (each named on standard error)\n"
@@ -320,7 +324,7 @@ static bool check_together(const describe_options *o) {
         n_stdin += !strcmp(o->inputs.items[i], "-");
     }
     const char *wrong = NULL;
-    if (o->inputs.n == 0 && !o->files_from && !o->chat) {
+    if (o->inputs.n == 0 && !o->files_from && !o->chat && !o->pull) {
         wrong = "no picture given";
     } else if (o->nul_separated && !o->files_from) {
         wrong = "-0 says how --files-from is written, and there is none";

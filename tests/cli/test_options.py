@@ -33,7 +33,7 @@ class Options(Case):
         self.refused("-x", "good.png", naming="-x")
 
     def test_options_of_later_versions(self):
-        for option in ("--recursive", "--output=x", "--sidecar", "--pull=x"):
+        for option in ("--recursive", "--output=x", "--sidecar"):
             self.refused(option, "good.png", naming=option.split("=")[0])
 
     def test_values(self):

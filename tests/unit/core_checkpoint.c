@@ -415,7 +415,7 @@ static void test_second_checkpoint(void) {
                  LV_EUNSUPPORTED); // a LLaVA is no tower
     // A tower whose numbers are known, but whose weights are nowhere.
     write_original_config("clip-vit-large-patch14-336");
-    refused(LV_ENOTFOUND, "hf download org/clip-vit-large-patch14-336");
+    refused(LV_ENOTFOUND, "describe --pull org/clip-vit-large-patch14-336");
     CHECK(error_names("second checkpoint", NULL), "%s", lv_error());
 }
 

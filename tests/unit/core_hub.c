@@ -86,7 +86,7 @@ static void test_folders(void) {
     missing(scratch("nothing"), LV_ENOTFOUND);
     setenv("HF_HUB_CACHE", scratch("a"), 1);
     missing("org/other", LV_ENOTFOUND);
-    CHECK(error_names(scratch("a/models--org--other"), "hf download org/other", NULL), "%s",
+    CHECK(error_names(scratch("a/models--org--other"), "describe --pull org/other", NULL), "%s",
           lv_error());
     make_folder("a/models--org--empty/snapshots");
     missing("org/empty", LV_ENOTFOUND);
