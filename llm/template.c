@@ -10,7 +10,7 @@
 
 #include "llm/utf8.h"
 
-#define MAX_PROMPT_BYTES ((size_t)16 << 20)
+#define MAX_PROMPT_BYTES ((size_t)4 << 20)
 #define IMAGE_MARK "<image>"
 
 typedef enum style { STYLE_VICUNA, STYLE_LLAMA_2, STYLE_CHATML, STYLE_PLAIN } style;

@@ -173,49 +173,56 @@ static void test_llama(void) {
 
 // --- ids to text --------------------------------------------------------------------------------
 
+// Bytes of the character at run[n], 0 where there is none: the standard's ranges by code point.
+static int character(const uint8_t *run, int n) {
+    int length = run[0] < 0x80   ? 1
+                 : run[0] < 0xC2 ? 0
+                 : run[0] < 0xE0 ? 2
+                 : run[0] < 0xF0 ? 3
+                 : run[0] < 0xF5 ? 4
+                                 : 0;
+    for (int i = 1; i < length; i++) {
+        if (i >= n || (run[i] & 0xC0) != 0x80) {
+            return 0;
+        }
+    }
+    int code = length == 3   ? (run[0] & 15) << 12 | (run[1] & 63) << 6
+               : length == 4 ? (run[0] & 7) << 18 | (run[1] & 63) << 12
+                             : 0;
+    bool wrong = (length == 3 && (code < 0x800 || (code >= 0xD800 && code <= 0xDFFF))) ||
+                 (length == 4 && (code < 0x10000 || code > 0x10FFFF));
+    return wrong ? 0 : length;
+}
+
+static char *repair(const uint8_t *run, int n, char *out) {
+    for (int i = 0; i < n;) {
+        int length = character(run + i, n - i);
+        if (length == 0) {
+            out = stpcpy(out, FFFD);
+        } else if (run[i] != 0) { // a NUL is left out
+            out = (char *)memcpy(out, run + i, (size_t)length) + length;
+        }
+        i += length ? length : 1;
+    }
+    return out;
+}
+
 // The reference: all bytes laid end to end, runs of byte pieces repaired byte by byte, the first
 // space removed. Ids 0..2 are control, 3 "<image>" an ordinary piece, 4..259 bytes.
 static void decode_all(const lv_ids *ids, const char *const *pieces, char *out) {
     uint8_t run[512];
     int n_run = 0;
     char *start = out;
-    for (int i = 0; i <= ids->n; i++) {
-        int id = i < ids->n ? ids->ids[i] : -1;
-        if (id >= 0 && id <= 2) {
-            continue;
-        }
+    for (int i = 0; i < ids->n; i++) {
+        int id = ids->ids[i];
         if (id >= 4 && id < 260) {
             run[n_run++] = (uint8_t)(id - 4);
-            continue;
-        }
-        for (int j = 0; j < n_run;) {
-            int n = run[j] < 0x80   ? 1
-                    : run[j] < 0xC2 ? 0
-                    : run[j] < 0xE0 ? 2
-                    : run[j] < 0xF0 ? 3
-                    : run[j] < 0xF5 ? 4
-                                    : 0;
-            bool valid = n > 0 && j + n <= n_run;
-            for (int k = 1; valid && k < n; k++) {
-                valid = (run[j + k] & 0xC0) == 0x80;
-            }
-            if (valid && n > 2) {
-                int code = n == 3 ? (run[j] & 15) << 12 | (run[j + 1] & 63) << 6
-                                  : (run[j] & 7) << 18 | (run[j + 1] & 63) << 12;
-                valid = n == 3 ? code >= 0x800 && (code < 0xD800 || code > 0xDFFF)
-                               : code >= 0x10000 && code < 0x110000;
-            }
-            if (run[j] != 0) { // a NUL is left out
-                out = valid ? (char *)memcpy(out, run + j, (size_t)n) + n : stpcpy(out, FFFD);
-            }
-            j += valid ? n : 1;
-        }
-        n_run = 0;
-        if (id >= 0) {
-            out = stpcpy(out, pieces[id]);
+        } else if (id > 2) {
+            out = stpcpy(repair(run, n_run, out), pieces[id]);
+            n_run = 0;
         }
     }
-    *out = 0;
+    *repair(run, n_run, out) = 0;
     if (*start == ' ') {
         memmove(start, start + 1, strlen(start));
     }
