@@ -84,7 +84,8 @@ static lv_status make_headers(lv_pull_job *job) {
     lv_status status;
     LV_TRY_DONE(add_header(job, "Accept-Encoding: identity")); // ranges and lengths of the file
     LV_TRY_DONE(read_token(&token));
-    char *text = token.data ? (char *)token.data : "";
+    LV_TRY_DONE(lv_buffer_append(&token, NULL, 0)); // text of its own also where there is none
+    char *text = (char *)token.data;
     text += strspn(text, " \t\r\n");
     text[strcspn(text, " \t\r\n")] = 0;
     for (const char *at = text; *at; at++) {

@@ -8,7 +8,8 @@
 #include "core/pull.h"
 
 typedef struct pull_watch {
-    double start, last_shown; // seconds; start 0: nothing has come yet
+    double start, last_shown; // seconds; start 0: nothing was shown yet
+    const char *last_file;
 } pull_watch;
 
 static double seconds(void) {
@@ -20,9 +21,10 @@ static double seconds(void) {
 static void show_bar(pull_watch *watch, const lv_pull_progress *now) {
     enum { WIDTH = 24, REDRAWS = 10 }; // a second
     double at = seconds();
-    if (at - watch->last_shown < 1.0 / REDRAWS) {
+    if (watch->last_file == now->file && at - watch->last_shown < 1.0 / REDRAWS) {
         return;
     }
+    watch->last_file = now->file;
     watch->last_shown = at;
     watch->start = watch->start > 0 ? watch->start : at;
     double spent = at - watch->start;
