@@ -76,6 +76,12 @@ static const char *header_of(const lv_pull_job *job, const char *name) {
 
 // What an HTTP status of 400 and more, or another surprise, means.
 static lv_status fail_http(const lv_pull_job *job, long status) {
+    if (status == 403 || strcmp(header_of(job, "X-Error-Code"), "GatedRepo") == 0) {
+        return lv_fail(LV_ENETWORK,
+                       "not allowed (HTTP status %ld): accept the model's conditions at %s/%s and "
+                       "set HF_TOKEN to a token of that account",
+                       status, job->endpoint, job->name);
+    }
     if (status == 401 && job->has_token) {
         return lv_fail(LV_ENETWORK, "the hub refuses the token (HTTP status 401): check HF_TOKEN "
                                     "and the model's name");
@@ -83,12 +89,6 @@ static lv_status fail_http(const lv_pull_job *job, long status) {
     if (status == 401) {
         return lv_fail(LV_ENETWORK, "not for the public (HTTP status 401): the name is wrong, or "
                                     "the model is private or gated and wants HF_TOKEN to be set");
-    }
-    if (status == 403) {
-        return lv_fail(LV_ENETWORK,
-                       "not allowed (HTTP status 403): accept the model's conditions at %s/%s and "
-                       "set HF_TOKEN to a token of that account",
-                       job->endpoint, job->name);
     }
     if (status == 404) {
         return lv_fail(LV_ENOTFOUND, "not found at %s (HTTP status 404)", job->endpoint);

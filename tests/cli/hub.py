@@ -56,7 +56,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if self.path.startswith("/api/models/"):
             model = "/".join(parts[2:-2])
             if hub.status or model not in hub.models:
-                self.answer(hub.status or 404)
+                self.answer(hub.status or 404, **hub.error_headers)
             else:
                 names = hub.listed or list(hub.models[model])
                 self.answer(200, json.dumps({"sha": hub.commit, "siblings": [
@@ -119,6 +119,7 @@ class Hub:
     def __init__(self):
         self.models, self.requests = {}, []
         self.commit, self.status, self.listed = COMMIT, None, None
+        self.error_headers = {}
         self.checksums, self.sizes = {}, {}  # what the hub says of a file instead of the truth
         self.served, self.cuts = {}, {}  # other bytes for a file; after how many it breaks off
         self.ranges, self.content_range, self.hangs = True, None, False

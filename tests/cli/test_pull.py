@@ -311,6 +311,8 @@ class Pull(Case):
             self.refused(self.quietly(), *words)
         self.hub.status = 401
         self.refused(self.quietly(env={"HF_TOKEN": ""}), "wants HF_TOKEN")
+        self.hub.error_headers = {"X_Error_Code": "GatedRepo"}
+        self.refused(self.quietly(env={"HF_TOKEN": ""}), "401", "conditions")
         self.hub.status = None
         result = self.pull(name="org/absent")
         self.assertEqual((result.status, len(result.errors)), (1, 1), result.err)
