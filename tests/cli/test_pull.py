@@ -313,7 +313,7 @@ class Pull(Case):
         self.refused(self.quietly(env={"HF_TOKEN": ""}), "wants HF_TOKEN")
         self.hub.error_headers = {"X_Error_Code": "GatedRepo"}
         self.refused(self.quietly(env={"HF_TOKEN": ""}), "401", "conditions")
-        self.hub.status = None
+        self.hub.status, self.hub.error_headers = None, {}
         result = self.pull(name="org/absent")
         self.assertEqual((result.status, len(result.errors)), (1, 1), result.err)
         self.assertIn("not found", result.err)
