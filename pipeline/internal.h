@@ -17,6 +17,7 @@ struct lv_model {
     const lv_config *config;
     lv_backend *be;
     lv_tokenizer *tokenizer;
+    lv_vocabulary *vocabulary; // for answers bound to a grammar
     int template_id;
     lv_vision *vision;
     lv_projector *projector;

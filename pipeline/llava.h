@@ -13,6 +13,7 @@
 #include "core/fetch.h"
 #include "core/status.h"
 #include "core/tensor.h"
+#include "llm/grammar.h"
 
 // --- model
 // --------------------------------------------------------------------------------------------
@@ -100,6 +101,11 @@ typedef struct lv_params {
     uint64_t seed;
     const char *const *stop; // [n_stop] strings that end the answer and are not part of it
     int n_stop;
+    // The answer is a text of this grammar (lv_grammar_compile), whatever the model would rather
+    // say; where the model wants to end, it ends what it can. It is cut short, and finishes with
+    // LV_FINISH_LENGTH or _CONTEXT, so as to be whole within max_tokens; only where these are too
+    // few for any text of the grammar it is not whole. May be shared by sessions. NULL: none.
+    const lv_grammar *grammar;
     const char *dump_dir; // each stage's tensors as .npy (NULL: none)
 } lv_params;
 

@@ -62,6 +62,8 @@ static lv_status load_parts(lv_model *model, const lv_model_options *options, co
         return lv_fail(LV_ENOMEM, "out of memory");
     }
     LV_TRY(lv_tokenizer_open(model->dir, model->config, &model->tokenizer));
+    LV_TRY(lv_vocabulary_create(model->tokenizer, &model->config->text,
+                                model->config->text.vocab_size, &model->vocabulary));
     LV_TRY(
         lv_template_choose(model->config, model->dir, options->template_name, &model->template_id));
     LV_TRY(lv_backend_open(&backend, &model->be));
@@ -111,6 +113,7 @@ void lv_model_free(lv_model *model) {
     lv_projector_free(model->projector);
     lv_vision_free(model->vision);
     lv_backend_close(model->be);
+    lv_vocabulary_free(model->vocabulary);
     lv_tokenizer_free(model->tokenizer);
     lv_checkpoint_free(model->checkpoint);
     free(model->dir);

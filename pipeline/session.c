@@ -32,6 +32,9 @@ struct lv_session {
     int32_t *seen_index;             // [vocab] 1 + place in seen_ids; 0: not seen
     int n_seen;
     int32_t *ids; // [max_tokens of a pass] scratch
+    // For answers bound to a grammar; made for the first of them
+    lv_matcher *matcher;
+    float *raw_logits; // [vocab] host
 };
 
 const char *lv_finish_name(lv_finish finish) {
@@ -84,6 +87,8 @@ void lv_session_free(lv_session *session) {
     free(session->seen_counts);
     free(session->seen_index);
     free(session->ids);
+    lv_matcher_free(session->matcher);
+    free(session->raw_logits);
     free(session);
 }
 
@@ -306,8 +311,51 @@ static bool is_eos(const lv_text_config *text, int32_t id) {
     return false;
 }
 
-static lv_status sample(lv_session *session, const lv_params *params, int step, float *logits,
-                        int32_t *out) {
+static lv_status start_grammar(lv_session *session, const lv_grammar *grammar) {
+    if (!session->matcher) {
+        LV_TRY(lv_matcher_open(session->model->vocabulary, &session->matcher));
+    }
+    if (!session->raw_logits) {
+        const size_t vocab = (size_t)session->model->config->text.vocab_size;
+        session->raw_logits = calloc(vocab, sizeof *session->raw_logits);
+        if (!session->raw_logits) {
+            return lv_fail(LV_ENOMEM, "out of memory");
+        }
+    }
+    return lv_matcher_start(session->matcher, grammar);
+}
+
+// Whether the model, left alone, would likeliest end the answer here.
+static lv_status wants_end(lv_session *session, const float *logits, bool *out) {
+    const lv_backend *be = session->model->be;
+    const lv_text_config *text = &session->model->config->text;
+    const float *raw = session->raw_logits;
+    int32_t best = 0;
+    LV_TRY(be->ops->download(session->model->be, session->raw_logits, logits,
+                             (size_t)text->vocab_size * sizeof *raw));
+    for (int32_t id = 1; id < text->vocab_size; id++) {
+        best = raw[id] > raw[best] ? id : best;
+    }
+    *out = is_eos(text, best);
+    return LV_OK;
+}
+
+// The tokens that the grammar allows next, of n_left that the answer may still have. *is_cut is set
+// where these are so few that they rule some out.
+static lv_status allow(lv_session *session, int n_left, const float *logits, const uint32_t **out,
+                       bool *is_cut) {
+    bool is_short = false;
+    lv_matcher_wish wish = {.n_left = n_left};
+    if (!lv_matcher_is_complete(session->matcher)) {
+        LV_TRY(wants_end(session, logits, &wish.closing));
+    }
+    LV_TRY(lv_matcher_allowed(session->matcher, wish, out, &is_short));
+    *is_cut = *is_cut || is_short;
+    return LV_OK;
+}
+
+static lv_status sample(lv_session *session, const lv_params *params, int step,
+                        const uint32_t *allowed, float *logits, int32_t *out) {
     lv_backend *be = session->model->be;
     const lv_sampling row = {.temperature = params->temperature,
                              .top_k = params->top_k,
@@ -320,7 +368,8 @@ static lv_status sample(lv_session *session, const lv_params *params, int step, 
                              .step = (uint64_t)step,
                              .seen_ids = session->seen_ids,
                              .seen_counts = session->seen_counts,
-                             .n_seen = session->n_seen};
+                             .n_seen = session->n_seen,
+                             .allowed = allowed};
     return be->ops->sample(be, logits, 1, session->model->config->text.vocab_size, &row, out, NULL);
 }
 
@@ -329,15 +378,23 @@ static lv_status decode(lv_session *session, const lv_params *params, int max_to
                         float *logits, lv_answer_stream *stream, lv_answer *answer) {
     lv_model *model = session->model;
     const lv_text_config *text = &model->config->text;
+    bool is_cut = false; // to be whole in time
     for (;;) {
         int32_t id;
         bool is_stopped = false;
-        LV_TRY(sample(session, params, answer->n_tokens, logits, &id));
+        const int n_room = model->session_len - session->sequence.length + 1;
+        const int n_left = max_tokens - answer->n_tokens;
+        const lv_finish full = n_left <= n_room ? LV_FINISH_LENGTH : LV_FINISH_CONTEXT;
+        const uint32_t *allowed = NULL;
+        if (params->grammar) {
+            LV_TRY(allow(session, n_left < n_room ? n_left : n_room, logits, &allowed, &is_cut));
+        }
+        LV_TRY(sample(session, params, answer->n_tokens, allowed, logits, &id));
         if (answer->n_tokens == 0) {
             answer->first_token_ms = lv_now_ms() - start;
         }
         answer->n_tokens++;
-        answer->finish = LV_FINISH_STOP;
+        answer->finish = is_cut ? full : LV_FINISH_STOP;
         if (is_eos(text, id)) {
             return LV_OK;
         }
@@ -350,6 +407,12 @@ static lv_status decode(lv_session *session, const lv_params *params, int max_to
         LV_TRY(status);
         if (is_stopped) {
             return LV_OK;
+        }
+        if (params->grammar) {
+            LV_TRY(lv_matcher_push(session->matcher, id));
+            if (lv_matcher_is_final(session->matcher)) {
+                return LV_OK;
+            }
         }
         if (answer->n_tokens == max_tokens) {
             answer->finish = LV_FINISH_LENGTH;
@@ -397,6 +460,9 @@ lv_status lv_session_answer(lv_session *session, const lv_message *messages, int
         return lv_fail(LV_EINVAL, "a conversation without messages");
     }
 
+    if (params->grammar) {
+        LV_TRY_DONE(start_grammar(session, params->grammar));
+    }
     LV_TRY_DONE(build_prompt(session, messages, n_messages, params->dump_dir, out));
     const int room = model->session_len - session->n_prompt;
     const int limit = session->n_prompt + (max_tokens < room ? max_tokens : room);
@@ -419,9 +485,10 @@ lv_status lv_session_answer(lv_session *session, const lv_message *messages, int
     const double decode_start = lv_now_ms();
     out->prefill_ms = decode_start - prefill_start;
 
-    LV_TRY_DONE(lv_answer_stream_open(model->tokenizer, params->stop, params->n_stop,
-                                      lv_template_stops(model->template_id), on_text, user,
-                                      &stream));
+    // A template's stop word may stand in a string of a bound answer, which knows its own end.
+    LV_TRY_DONE(lv_answer_stream_open(
+        model->tokenizer, params->stop, params->n_stop,
+        params->grammar ? NULL : lv_template_stops(model->template_id), on_text, user, &stream));
     LV_TRY_DONE(decode(session, params, max_tokens, start, logits, stream, out));
     LV_TRY_DONE(lv_answer_stream_finish(stream, &out->text));
     out->decode_ms = lv_now_ms() - decode_start;

@@ -29,19 +29,22 @@ void list_free(text_list *list);
 typedef struct describe_options {
     const char *prompt, *system; // NULL: not given
     text_list inputs, stops;
-    const char *files_from;
+    const char *files_from, *json_schema;
     const char *pull; // a model to download
     bool nul_separated, together, chat;
     bool json, quiet, verbose, help, version;
     bool has_rope;
     lv_rope_config rope;
     lv_model_options model;
+    lv_grammar *grammar; // of --json-schema; params borrows it
     lv_params params;
 } describe_options;
 
 // Reads the command line into a zero-initialised *out, which borrows from argv. False after saying
 // on stderr what is wrong.
 bool options_parse(int argc, char **argv, describe_options *out);
+// Compiles --json-schema into params.grammar; false after saying what is wrong with it.
+bool options_read_schema(describe_options *options);
 void options_free(describe_options *options);
 void options_help(void); // to standard output
 

@@ -118,7 +118,7 @@ int main(int argc, char **argv) {
         result = flush_printed();
     } else {
         wait_politely(argv);
-        result = inputs_gather(&options, &inputs);
+        result = options_read_schema(&options) ? inputs_gather(&options, &inputs) : EXIT_USAGE;
         if (result == EXIT_DONE && options.pull) {
             result = pull_run(&options);
             options.model.model = options.model.model ? options.model.model : options.pull;

@@ -51,6 +51,8 @@ static const option_spec specs[] = {
      "lower what was said, by how often"},
     {NULL, 0, "seed", "N", SEED, AT(params.seed), 0, 0, "the same seed draws the same answer"},
     {NULL, 0, "stop", "TEXT", TEXTS, AT(stops), 0, 0, "end before TEXT (may be repeated)"},
+    {NULL, 0, "json-schema", "FILE", NAME, AT(json_schema), 0, 0,
+     "answer in JSON as the JSON schema in FILE asks"},
 
     {"Model", 'm', "model", "DIR|ORG/NAME", NAME, AT(model.model), 0, 0,
      "a folder or a name in the Hugging Face cache (default: demo model)"},
@@ -334,6 +336,8 @@ static bool check_together(const describe_options *o) {
         wrong = "--chat goes with neither --json nor --together";
     } else if (o->quiet && o->verbose) {
         wrong = "-q and -v are opposites";
+    } else if (o->json_schema && o->stops.n) {
+        wrong = "--json-schema says itself where an answer ends: --stop would break it off";
     } else if (o->params.dump_dir && !o->together && (o->inputs.n > 1 || o->files_from)) {
         wrong = "--dump-tensors takes one question: one picture, or several --together";
     } else if (o->model.device && !is_device(o->model.device)) {
@@ -364,7 +368,26 @@ bool options_parse(int argc, char **argv, describe_options *out) {
     return out->help || out->version || check_together(out);
 }
 
+bool options_read_schema(describe_options *options) {
+    const char *path = options->json_schema;
+    lv_buffer file = {0};
+    if (!path) {
+        return true;
+    }
+    lv_status status = lv_file_read(path, LV_SCHEMA_MAX_BYTES, &file);
+    if (status == LV_OK) {
+        status = lv_grammar_compile((const char *)file.data, file.n_bytes, path, &options->grammar);
+    }
+    if (status != LV_OK) {
+        complain("--json-schema", "%s", lv_error());
+    }
+    options->params.grammar = options->grammar;
+    lv_buffer_free(&file);
+    return status == LV_OK;
+}
+
 void options_free(describe_options *options) {
+    lv_grammar_free(options->grammar);
     list_free(&options->inputs);
     list_free(&options->stops);
 }
