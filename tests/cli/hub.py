@@ -72,7 +72,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if self.is_store:
             self.send_file(name, data, etag)
         elif is_large(name):
-            self.answer(302, Location=f"http://127.0.0.1:{hub.store.server_port}{self.path}",
+            self.answer(302, Location=hub.store_url + self.path,
                         ETag='"of-the-redirect"', X_Linked_Etag=etag, X_Repo_Commit=hub.commit,
                         X_Linked_Size=hub.sizes.get(name, str(len(data))))
         elif name == "config.json" and not moved:
@@ -126,6 +126,7 @@ class Hub:
         self.was_cut = threading.Event()
         self.front, self.store = self.serve(), self.serve()
         self.url = f"http://127.0.0.1:{self.front.server_port}"
+        self.store_url = f"http://127.0.0.1:{self.store.server_port}"
 
     def serve(self):
         server = Server(("127.0.0.1", 0), Handler)

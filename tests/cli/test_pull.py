@@ -1,5 +1,6 @@
 """Downloading models by name, from a hub on loopback that behaves well, and in every bad way."""
 
+import fcntl
 import json
 import os
 import resource
@@ -252,6 +253,15 @@ class Pull(Case):
         if n:
             headers = self.hub.asked("GET", "store", WEIGHTS)[-1][3]
             self.assertEqual(headers["Range"], f"bytes={n}-")
+
+    def test_two_at_once(self):
+        lock = os.path.join(self.home, "hub", ".locks", "models--org--tiny",
+                            checksum(WEIGHTS, self.files[WEIGHTS]) + ".lock")
+        os.makedirs(os.path.dirname(lock))
+        with open(lock, "wb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)  # as huggingface_hub does
+            self.refused(self.quietly(), "another program", WEIGHTS)
+        self.pulled(self.pull(), self.files)
 
     # --- what is refused
 
