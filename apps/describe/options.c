@@ -120,7 +120,7 @@ void options_help(void) {
            "  HF_TOKEN      opens gated models to --pull; HF_ENDPOINT names another hub\n"
            "  http_proxy, https_proxy, no_proxy   as curl reads them\n"
            "\n%sExit status%s\n"
-           "  0 all described   1 some pictures failed (each named on standard error)\n"
+           "  0 all described   1 some pictures or the download failed (named on standard error)\n"
            "  2 wrong usage     3 the model or device cannot be used   130 interrupted\n",
            on, off, on, off, on, off);
 }
