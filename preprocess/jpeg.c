@@ -4,8 +4,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include <jerror.h>
 #include <jpeglib.h>
+
+#include <jerror.h> // after jpeglib.h: its numbers depend on the library version named there
 
 #include "core/files.h"
 #include "preprocess/internal.h"
@@ -35,7 +36,7 @@ static void on_error(j_common_ptr common) {
     common->err->format_message(common, message);
     int code = common->err->msg_code;
     bool unsupported = code == JERR_BAD_PRECISION || code == JERR_SOF_UNSUPPORTED ||
-                       code == JERR_ARITH_NOTIMPL || code == JERR_CONVERSION_NOTIMPL;
+                       code == JERR_CONVERSION_NOTIMPL;
     lv_status status = code == JERR_OUT_OF_MEMORY ? LV_ENOMEM
                        : unsupported              ? LV_EUNSUPPORTED
                                                   : LV_EFORMAT;
