@@ -229,9 +229,9 @@ int32_t lv_node_number(lv_grammar *g, bool integer, int32_t next) {
         next = lv_node_split(g, next, lv_node_byte(g, '.', '.', fraction));
     }
     const int32_t more = lv_node_repeat(g, g->digit, 0, MORE_DIGITS, next);
-    const int32_t digits =
-        lv_node_split(g, lv_node_byte(g, '0', '0', next), lv_node_byte(g, '1', '9', more));
-    return lv_node_split(g, digits, lv_node_byte(g, '-', '-', digits));
+    const int32_t from_one = lv_node_byte(g, '1', '9', more);
+    const int32_t digits = lv_node_split(g, lv_node_byte(g, '0', '0', next), from_one);
+    return lv_node_split(g, digits, lv_node_byte(g, '-', '-', integer ? from_one : digits));
 }
 
 int32_t lv_node_array(lv_grammar *g, int32_t item, int32_t min, int32_t max, int32_t next) {

@@ -26,4 +26,5 @@ endfunction()
 
 lv_fuzz(image images lv_preprocess)
 lv_fuzz(tokenizer data/tokenizer lv_llm)
+lv_fuzz(schema data/schema lv_llm)
 lv_fuzz(checkpoint data/checkpoint lv_core)

@@ -99,7 +99,7 @@ static const example examples[] = {
       "\"a\"\"", "  \"x\"", "\"a\" "}},
     {"{\"type\":\"integer\"}",
      {"0", "7", "-12", "123456789012345"},
-     {"", "-", "01", "1.5", "1e3", "+1", "1234567890123456", "x", "--1"}},
+     {"", "-", "01", "1.5", "1e3", "+1", "1234567890123456", "x", "--1", "-0"}},
     {"{\"type\":\"number\"}",
      {"0", "-0.5", "1e9", "12.25E-10", "3.14"},
      {".5", "1.", "1e", "1e+", "1e123", "0x1", "1.2.3", "NaN", "00"}},
@@ -303,9 +303,9 @@ typedef struct outcome {
     double ms, worst_ms; // in lv_matcher_allowed
 } outcome;
 
-static double now_ms(void) {
+static double cpu_ms(void) {
     struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
     return (double)t.tv_sec * 1e3 + (double)t.tv_nsec * 1e-6;
 }
 
@@ -321,9 +321,9 @@ static bool walk(const words *w, const lv_grammar *grammar, int n_left, outcome 
         const uint32_t *mask = NULL;
         const lv_matcher_wish wish = {.n_left = n_left, .closing = draw() % 16 == 0};
         bool is_short;
-        const double start = now_ms();
+        const double start = cpu_ms();
         const lv_status status = lv_matcher_allowed(w->matcher, wish, &mask, &is_short);
-        const double ms = now_ms() - start;
+        const double ms = cpu_ms() - start;
         out->ms += ms;
         out->worst_ms = ms > out->worst_ms ? ms : out->worst_ms;
         out->n_steps++;
