@@ -1,4 +1,5 @@
-// Any bytes as a JSON schema; where one compiles, a random walk through its answers.
+// Any bytes as a JSON schema, and as choices that make one up; where it compiles, a random walk
+// through its answers.
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -58,15 +59,105 @@ static void walk(uint32_t seed, int n_left) {
     }
 }
 
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
+static void use(const char *schema, size_t n_bytes, uint32_t seed) {
     lv_grammar *grammar = NULL;
+    if (lv_grammar_compile(schema, n_bytes, "fuzz", &grammar) == LV_OK) {
+        MUST(lv_matcher_start(matcher, grammar) == LV_OK);
+        walk(seed, 60);
+    }
+    lv_grammar_free(grammar);
+}
+
+// A schema made up from bytes.
+typedef struct maker {
+    const uint8_t *at, *end;
+    char text[1 << 14];
+    size_t n;
+} maker;
+
+static int choose(maker *m, int n) {
+    return m->at < m->end ? *m->at++ % n : 0;
+}
+
+static void put(maker *m, const char *text) {
+    const size_t n = strlen(text);
+    if (m->n + n < sizeof m->text) {
+        memcpy(m->text + m->n, text, n + 1);
+        m->n += n;
+    }
+}
+
+static void put_schema(maker *m, int depth);
+
+static void put_object(maker *m, int depth) {
+    static const char *const names[] = {"\"a\"", "\"ab\"", "\"b\"", "\"\\u00e9\""};
+    static const char *const rests[] = {"}", ",\"additionalProperties\":true}",
+                                        ",\"required\":[\"a\"]}",
+                                        ",\"additionalProperties\":{\"type\":\"null\"}}"};
+    const int n = choose(m, 5);
+    put(m, "{\"properties\":{");
+    for (int i = 0; i < n && i < 4; i++) {
+        put(m, i ? "," : "");
+        put(m, names[i]);
+        put(m, ":");
+        put_schema(m, depth + 1);
+    }
+    put(m, "}");
+    put(m, rests[choose(m, 4)]);
+}
+
+static void put_schema(maker *m, int depth) {
+    static const char *const leaves[] = {
+        "{\"type\":\"string\"}",
+        "{\"type\":\"string\",\"minLength\":2,\"maxLength\":3}",
+        "{\"type\":[\"integer\",\"null\"]}",
+        "{\"type\":\"number\"}",
+        "{\"enum\":[\"a\",\"ab\",1,12,1.5,[]]}",
+        "{\"const\":{\"a\":null}}",
+        "{\"$ref\":\"#\"}",
+        "{\"$ref\":\"#/$defs/d\"}",
+        "{}",
+    };
+    static const char *const arrays[] = {
+        "{\"items\":", "{\"minItems\":2,\"items\":", "{\"minItems\":1,\"maxItems\":3,\"items\":"};
+    const int kind = choose(m, 8);
+    if (depth > 5 || kind < 3) {
+        put(m, leaves[choose(m, sizeof leaves / sizeof *leaves)]);
+    } else if (kind < 5) {
+        put_object(m, depth);
+    } else if (kind == 5) {
+        put(m, arrays[choose(m, 3)]);
+        put_schema(m, depth + 1);
+        put(m, "}");
+    } else {
+        put(m, "{\"anyOf\":[");
+        for (int i = choose(m, 3); i >= 0; i--) {
+            put_schema(m, depth + 1);
+            put(m, i ? "," : "]}");
+        }
+    }
+}
+
+static void make_up(const uint8_t *data, size_t size, uint32_t seed) {
+    static maker m;
+    m.at = data;
+    m.end = data + size;
+    m.n = 0;
+    put(&m, "{\"$defs\":{\"d\":");
+    put_schema(&m, 1);
+    put(&m, "},\"anyOf\":[");
+    put_schema(&m, 1);
+    put(&m, "]}");
+    use(m.text, m.n, seed);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
+    const uint32_t seed = (uint32_t)size * 2654435761u + (size ? data[size / 2] : 0);
     if (!matcher) {
         open_all();
     }
-    if (lv_grammar_compile((const char *)data, size, "fuzz", &grammar) == LV_OK) {
-        MUST(lv_matcher_start(matcher, grammar) == LV_OK);
-        walk((uint32_t)size * 2654435761u, 60);
-    }
-    lv_grammar_free(grammar);
+    use((const char *)data, size, seed);
+    make_up(data, size, seed);
+    make_up(data + size / 2, size - size / 2, seed + 1);
     return 0;
 }

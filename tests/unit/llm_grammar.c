@@ -97,6 +97,10 @@ static const example examples[] = {
       " \"x\""},
      {"", "\"", "x", "\"\n\"", "\"\\x\"", "\"\\u12\"", "\"\\ud83d\"", "\"\\udc00\"", "\"\\u0000\"",
       "\"a\"\"", "  \"x\"", "\"a\" "}},
+    {"{\"minLength\":0}", // well-formed UTF-8 only: table 3-7 of the Unicode standard
+     {"\"\xED\x9F\xBF\xEE\x80\x80\xF4\x8F\xBF\xBF\xC2\x80\xE0\xA0\x80\xF0\x90\x80\x80\""},
+     {"\"\x80\"", "\"\xC3\"", "\"\xC0\xAF\"", "\"\xE0\x80\xAF\"", "\"\xED\xA0\x80\"",
+      "\"\xF0\x80\x80\x80\"", "\"\xF4\x90\x80\x80\"", "\"\xF5\x80\x80\x80\"", "\"\xFF\""}},
     {"{\"type\":\"integer\"}",
      {"0", "7", "-12", "123456789012345"},
      {"", "-", "01", "1.5", "1e3", "+1", "1234567890123456", "x", "--1", "-0"}},
@@ -380,9 +384,9 @@ static void check_long(const words *w) {
     for (int i = 0; i < 4999; i++) {
         CHECK(lv_matcher_push_text(w->matcher, "\xC3\xA9", 2));
     }
-    CHECK(lv_matcher_push_text(w->matcher, "x\"", 2));
-    CHECK(!lv_matcher_push_text(w->matcher, "x", 1));
-    CHECK(lv_matcher_push_text(w->matcher, "]", 1) && lv_matcher_is_final(w->matcher));
+    CHECK(lv_matcher_push_text(w->matcher, "x", 1));
+    CHECK(!lv_matcher_push_text(w->matcher, "x", 1), "more than maxLength");
+    CHECK(lv_matcher_push_text(w->matcher, "\"]", 2) && lv_matcher_is_final(w->matcher));
     lv_grammar_free(grammar);
 
     grammar = compile(NULL);
@@ -398,6 +402,83 @@ static void check_long(const words *w) {
     }
     CHECK(lv_matcher_is_final(w->matcher));
     lv_grammar_free(grammar);
+}
+
+// Nobody is let so deep that the only way out, here through five lists, would be too deep.
+static void check_way_out(const words *w) {
+    lv_grammar *grammar = compile(
+        "{\"$defs\":{\"l\":{\"minItems\":1,\"items\":{\"minItems\":1,\"items\":{\"minItems\":1,"
+        "\"items\":{\"minItems\":1,\"items\":{\"const\":[1]}}}}}},\"anyOf\":[{\"$ref\":\"#/$defs/"
+        "l\"},"
+        "{\"properties\":{\"k\":{\"$ref\":\"#\"}},\"required\":[\"k\"]}]}");
+    const uint32_t *mask;
+    int depth = 0;
+    CHECK_OK(lv_matcher_start(w->matcher, grammar));
+    while (depth < 1000 && lv_matcher_push_text(w->matcher, "{\"k\":", 5)) {
+        CHECK_OK(lv_matcher_allowed(w->matcher, (lv_matcher_wish){0}, &mask, NULL));
+        depth++;
+    }
+    CHECK(depth > 100 && depth < 1000, "%d deep", depth);
+    CHECK(lv_matcher_push_text(w->matcher, "[[[[[1]]]]]", 11));
+    for (; depth > 0; depth--) {
+        CHECK(lv_matcher_push_text(w->matcher, "}", 1));
+    }
+    CHECK(lv_matcher_is_final(w->matcher));
+    lv_grammar_free(grammar);
+}
+
+// --- vocabularies without byte pieces -----------------------------------------------------------
+
+// ModelProto.pieces: { piece (1), score (2), type (3: 1 normal, 2 unknown, 3 control) }.
+static void add_piece(lv_buffer *model, const char *text, uint8_t type) {
+    const uint8_t n = (uint8_t)strlen(text);
+    const uint8_t head[] = {0x0A, (uint8_t)(n + 9), 0x0A, n};
+    const uint8_t tail[] = {0x15, 0, 0, 0, 0, 0x18, type};
+    CHECK_OK(lv_buffer_append(model, head, sizeof head));
+    CHECK_OK(lv_buffer_append(model, text, n));
+    CHECK_OK(lv_buffer_append(model, tail, sizeof tail));
+}
+
+// Printable ASCII from `first` on, two wide characters and bytes that are none.
+static words open_plain(int first) {
+    char path[] = "/tmp/lv_model_XXXXXX", text[8];
+    lv_buffer model = {.max_bytes = 1 << 16};
+    add_piece(&model, "<unk>", 2);
+    add_piece(&model, "<s>", 3);
+    add_piece(&model, "</s>", 3);
+    for (int c = first; c < 0x7F; c++) {
+        snprintf(text, sizeof text, "%c", c);
+        add_piece(&model, c == ' ' ? "\xE2\x96\x81" : text, 1);
+    }
+    add_piece(&model, "\xC3\xA9", 1);
+    add_piece(&model, "a\xE4\xB8\xAD", 1);
+    add_piece(&model, "\xE4\xB8", 1);
+    add_piece(&model, "\xAD", 1);
+    const int fd = mkstemp(path);
+    CHECK(fd >= 0 && close(fd) == 0);
+    CHECK_OK(lv_file_write_atomic(path, model.data, model.n_bytes));
+    const words w = open_words(path);
+    unlink(path);
+    lv_buffer_free(&model);
+    return w;
+}
+
+static void check_plain(void) {
+    words w = open_plain(' ');
+    lv_grammar *wide = compile("{\"const\":\"\xC3\xA9\"}");
+    CHECK_STATUS(lv_matcher_start(w.matcher, wide), LV_EUNSUPPORTED);
+    lv_grammar *any = compile(NULL);
+    for (int i = 0; i < 40; i++) {
+        outcome o;
+        CHECK(walk(&w, any, 40, &o) && lv_matcher_is_complete(w.matcher), "%s", o.text);
+        CHECK(!strstr(o.text, "\xEF\xBF\xBD"), "half a character: %s", o.text);
+    }
+    close_words(&w);
+    w = open_plain('"');
+    CHECK_STATUS(lv_matcher_start(w.matcher, any), LV_EUNSUPPORTED);
+    close_words(&w);
+    lv_grammar_free(wide);
+    lv_grammar_free(any);
 }
 
 // --- wishes -------------------------------------------------------------------------------------
@@ -551,6 +632,8 @@ int main(void) {
         check_examples(&tiny);
         check_walks(&tiny, "tiny", 40);
         check_long(&tiny);
+        check_way_out(&tiny);
+        check_plain();
         check_wishes(&tiny);
         check_refused();
         check_hostile(&tiny);
