@@ -51,8 +51,8 @@ vision        core kernels vision
 projector     core kernels projector
 llm           core kernels llm
 pipeline      core kernels preprocess vision projector llm pipeline
-apps/describe core pipeline apps/describe
-apps/bench    core kernels preprocess vision projector llm pipeline apps/bench
+apps/describe core pipeline apps
+apps/bench    core kernels preprocess vision projector llm pipeline apps
 '
 while read -r folder allowed; do
     [ -n "$folder" ] || continue

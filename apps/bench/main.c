@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "apps/bench/bench.h"
+#include "apps/polite.h"
 
 static const char usage[] =
     "usage: llava-bench (--synthetic NAME | -m MODEL) [options]\n"
@@ -139,6 +140,7 @@ static void remove_folder(const char *dir) {
 int main(int argc, char **argv) {
     bench_options o = {.n_prompt = 128, .context = 128, .n_decode = 32, .batch = 1};
     char dir[512] = "";
+    wait_politely(argv);
     int exit_status = read_options(argc, argv, &o);
     if (exit_status >= 0) {
         return exit_status;

@@ -3,10 +3,10 @@
 
 #include <errno.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <unistd.h>
+
+#include "apps/polite.h"
 
 // Help and version: whole on standard output, or an error.
 static int flush_printed(void) {
@@ -86,17 +86,6 @@ static int run(const describe_options *options, const input_list *inputs) {
     lv_session_free(app.session);
     lv_model_free(app.model);
     return answered > result ? answered : result;
-}
-
-// Threads that wait for one another spin, 300,000 rounds by default in GCC's OpenMP: with another
-// busy program on the machine the one waited for does not run meanwhile. 1,000 rounds cost nothing
-// on an idle machine; beside one busy process on 2 cores the demo model's prompt takes 20 ms
-// instead of 1,000. The library reads this before main, so the program starts itself again.
-static void wait_politely(char **argv) {
-    if (!getenv("OMP_WAIT_POLICY") && !getenv("GOMP_SPINCOUNT")) {
-        setenv("GOMP_SPINCOUNT", "1000", 1);
-        execv("/proc/self/exe", argv); // goes on as it is where that fails
-    }
 }
 
 int main(int argc, char **argv) {
