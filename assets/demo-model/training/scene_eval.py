@@ -96,7 +96,7 @@ def make_scenes(name, styles, args, material, rng, items):
     sprites, bank, photos, held = material
     planner = P.ScenePlanner(sprites, styles, held, None, augment=False)
     asker = T.Asker(planner, [])
-    kinds = [T.YESNO, T.HOWMANY, T.BACK, T.LEFTRIGHT]
+    kinds = [T.YESNO, T.HOWMANY, T.BACK] + [T.LEFTRIGHT] * 3
     for i in range(args.count):
         size = rng.choice(SIZES)
         scene = planned(planner, rng, size)
@@ -112,7 +112,7 @@ def make_scenes(name, styles, args, material, rng, items):
                 if scene.back not in N.COLORS:
                     continue
                 question = "What color is the background?"
-            if kind == T.LEFTRIGHT and not answer.startswith(("Yes", "No", "The ")):
+            if kind == T.LEFTRIGHT and answer.startswith("There"):
                 continue
             items.append({"set": name, "kind": T.TYPES[kind], "file": file, "question": question, "answer": answer})
 
@@ -220,6 +220,9 @@ def score(args):
             text = answers.get(item["file"], "")
             ok = right(item, text)
             rows = [(item["set"], "caption exact" if item["kind"] == "caption" else item["kind"], ok, 1)]
+            if item["kind"] == "left/right":
+                form = "yes or no" if item["answer"].startswith(("Yes", "No,")) else "which side"
+                rows.append((item["set"], f"left/right, {form}", ok, 1))
             if item["kind"] == "caption":
                 rows.append((item["set"], "object recall", named(item["things"], text), len(item["things"])))
             for name, kind, hit, total in rows:
@@ -229,9 +232,9 @@ def score(args):
                 wrong.append({**item, "said": text})
         if args.verbose and n % 20 == 0:
             print(f"{n} of {len(groups)} questions", flush=True)
-    lines = [f"| {'set':16} | {'what':14} | {'right':>7} | {'asked':>5} |", "| --- | --- | --- | --- |"]
+    lines = [f"| {'set':16} | {'what':21} | {'right':>7} | {'asked':>5} |", "| --- | --- | --- | --- |"]
     for (name, kind), (hit, total) in sorted(tally.items()):
-        lines.append(f"| {name:16} | {kind:14} | {100 * hit / total:6.1f}% | {total:5d} |")
+        lines.append(f"| {name:16} | {kind:21} | {100 * hit / total:6.1f}% | {total:5d} |")
     print("\n".join(lines))
     if args.report:
         with open(args.report, "w", encoding="utf-8") as f:

@@ -363,6 +363,7 @@ CAPTION_SHARE = .85
 WEIGHTS = {YESNO: .27, HOWMANY: .25, BACK: .08, LEFTRIGHT: .12, UPDOWN: .06, WHICH: .07, WHERE: .04, COLOR: .05,
            KIND: .03, UNKNOWN: .02, MEDIUM: .01}
 EITHER_SHARE = .35           # of the questions about sides: "left or right?"; the others want yes or no
+VERDICT_WEIGHT = 1.0         # how much more the word Yes or No counts than the rest of its answer
 LOSS_WEIGHT = {YESNO: 2.0, HOWMANY: 2.0, LEFTRIGHT: 1.5, PHOTO: 1.5}
 IGNORE = -100
 
@@ -426,6 +427,8 @@ class RowBuilder:
             pos[at:end] = np.arange(where, where + len(tokens))
             labels[at + n_ask - 1:end - 1] = tokens[n_ask:]
             weights[at + n_ask - 1:end - 1] = LOSS_WEIGHT.get(kind, 1.0)
+            if answer.startswith(("Yes,", "No,")):
+                weights[at + n_ask - 1] *= VERDICT_WEIGHT
             kinds[number] = kind
             at, where = end, where + len(tokens)
         return ids, labels, weights, seg, pos, kinds

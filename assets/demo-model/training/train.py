@@ -206,6 +206,10 @@ def main():
     ap.add_argument("--measure-every", type=float, default=120)
     ap.add_argument("--seed", type=int, default=1)
     ap.add_argument("--device", default="cuda")
+    ap.add_argument("--init", help="a second stage: go on from these weights")
+    ap.add_argument("--decoder-only", action="store_true", help="leave the vision tower and the projector alone")
+    ap.add_argument("--sides", type=float, default=1, help="ask this many times more about left and right, for yes or no")
+    ap.add_argument("--verdict", type=float, default=1, help="weight of the words Yes and No")
     ap.add_argument("--eager", action="store_true")
     ap.add_argument("--no-overlap", action="store_true", help="draw on the training stream")
     args = ap.parse_args()
@@ -239,6 +243,9 @@ def train(args, log, feed, viewer, tests, n_classes, n_prefix):
     dev = args.device
     torch.manual_seed(args.seed)
     p = M.init(args.seed, dev)
+    if args.init:
+        for k, v in np.load(args.init).items():
+            p[k].data.copy_(torch.from_numpy(v))
     heads = {}
     for h in ("patch", "image"):
         heads[h + ".weight"] = (torch.randn(n_classes, M.WIDTH, device=dev) * .02).requires_grad_(True)
@@ -246,6 +253,8 @@ def train(args, log, feed, viewer, tests, n_classes, n_prefix):
     log("parameters:", sum(t.numel() for t in p.values()))
     unused = {M.V + "post_layernorm.weight", M.V + "post_layernorm.bias"}
     every = {k: t for k, t in (p | heads).items() if k not in unused}
+    if args.decoder_only:
+        every = {k: t for k, t in p.items() if k.startswith(M.L)}
     wide = [t for k, t in every.items() if t.ndim > 1 and "embed" not in k]
     rest = [t for k, t in every.items() if not (t.ndim > 1 and "embed" not in k)]
     opt = torch.optim.AdamW([{"params": wide, "weight_decay": args.decay}, {"params": rest, "weight_decay": 0}],
@@ -273,9 +282,11 @@ def train(args, log, feed, viewer, tests, n_classes, n_prefix):
         for g in opt.param_groups:
             g["lr"] = args.lr * schedule(x if begin else 1e-3)
         amount.fill_(float(x >= args.quant_from))
-        feats = net.see(p, pixels, args.drop)
-        patch, image = aux(heads, feats, target, n_classes)
-        text, _ = net.read(p, b, net.project(p, feats), amount, n_prefix)
+        with torch.set_grad_enabled(not args.decoder_only):
+            feats = net.see(p, pixels, 0.0 if args.decoder_only else args.drop)
+            seen_by_text = net.project(p, feats)
+        patch, image = (0 * amount, 0 * amount) if args.decoder_only else aux(heads, feats, target, n_classes)
+        text, _ = net.read(p, b, seen_by_text, amount, n_prefix)
         opt.zero_grad(set_to_none=True)
         (text + AUX_PATCH * patch + AUX_IMAGE * image).backward()
         torch.nn.utils.clip_grad_norm_(wide + rest, 1.0)
