@@ -37,21 +37,28 @@ bool answer_on_text(void *user, const char *text) {
     return (!*text || (put_header(user) && put_text(text))) && !interrupted();
 }
 
-static bool put_answer(const describe_app *app, const describe_input *inputs,
-                       lv_picture *const *pictures, int n, const lv_answer *answer,
-                       answer_header *header) {
+bool answer_put(const describe_app *app, const describe_input *inputs, lv_picture *const *pictures,
+                int n, const lv_answer *answer, answer_header *header) {
+    bool ok = false;
     if (app->options->json) {
         char *line = answer_json(inputs, pictures, n, answer);
-        bool ok = line && put_line(line);
+        ok = line && put_line(line);
         free(line);
-        return ok;
+    } else {
+        ok = put_header(header) && put_line(terminal_streams() ? "" : answer->text);
     }
-    return put_header(header) &&
-           put_line(terminal_streams() ? "" : answer->text); // streamed before
+    if (ok && (answer->finish == LV_FINISH_LENGTH || answer->finish == LV_FINISH_CONTEXT)) {
+        note("%s: the answer was cut after %d tokens (%s)", inputs->label, answer->n_tokens,
+             answer->finish == LV_FINISH_LENGTH ? "--max-tokens" : "--session-len");
+    }
+    if (ok && app->options->verbose) {
+        report_answer(inputs->label, pictures, n, answer);
+    }
+    return ok;
 }
 
-static int ask(describe_app *app, const describe_input *inputs, lv_picture *const *pictures, int n,
-               bool with_header) {
+lv_status answer_ask(describe_app *app, lv_picture *const *pictures, int n,
+                     lv_text_callback on_text, void *user, lv_answer *out) {
     const describe_options *options = app->options;
     const char *prompt = options->prompt ? options->prompt
                          : n > 1         ? "Describe these images."
@@ -61,28 +68,24 @@ static int ask(describe_app *app, const describe_input *inputs, lv_picture *cons
         *last++ = (lv_message){.role = "system", .text = options->system};
     }
     *last++ = (lv_message){.role = "user", .text = prompt, .pictures = pictures, .n_pictures = n};
+    return lv_session_answer(app->session, messages, (int)(last - messages), &options->params,
+                             on_text, user, out);
+}
 
-    bool streams = terminal_streams() && !options->json;
+static int ask(describe_app *app, const describe_input *inputs, lv_picture *const *pictures, int n,
+               bool with_header) {
+    bool streams = terminal_streams() && !app->options->json;
     answer_header header = {.inputs = inputs, .n = with_header ? n : 0};
     progress("%s: looking", inputs->label);
     lv_answer answer = {0};
     lv_status status =
-        lv_session_answer(app->session, messages, (int)(last - messages), &options->params,
-                          streams ? answer_on_text : NULL, &header, &answer);
+        answer_ask(app, pictures, n, streams ? answer_on_text : NULL, &header, &answer);
     progress_end();
     int result = EXIT_DONE;
     if (status != LV_OK) {
         result = answer_failed(inputs->label, status);
-    } else if (!put_answer(app, inputs, pictures, n, &answer, &header)) {
+    } else if (!answer_put(app, inputs, pictures, n, &answer, &header)) {
         result = EXIT_SOME_FAILED;
-    } else {
-        if (answer.finish == LV_FINISH_LENGTH || answer.finish == LV_FINISH_CONTEXT) {
-            note("%s: the answer was cut after %d tokens (%s)", inputs->label, answer.n_tokens,
-                 answer.finish == LV_FINISH_LENGTH ? "--max-tokens" : "--session-len");
-        }
-        if (options->verbose) {
-            report_answer(inputs->label, pictures, n, &answer);
-        }
     }
     lv_answer_free(&answer);
     return result;

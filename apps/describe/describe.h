@@ -24,7 +24,17 @@ typedef struct text_list {
 void list_add(text_list *list, const char *text, size_t n_bytes); // ends the program without memory
 void list_free(text_list *list);
 
+// A set of names (folders.h).
+typedef struct name_set {
+    struct json_t *table;
+} name_set;
+
 // --- options
+
+// The pictures whose place among all is `index` modulo `count`.
+typedef struct lv_shard {
+    int index, count;
+} lv_shard;
 
 typedef struct describe_options {
     const char *prompt, *system; // NULL: not given
@@ -33,6 +43,9 @@ typedef struct describe_options {
     const char *pull; // a model to download
     bool nul_separated, together, chat;
     bool json, quiet, verbose, help, version;
+    bool recursive, overwrite, append, prepend, fail_fast;
+    const char *output, *sidecar, *prefix, *suffix, *failures;
+    lv_shard shard; // as --shard or the ranks say; {0, 1}: all pictures
     bool has_rope;
     lv_rope_config rope;
     lv_model_options model;
@@ -58,11 +71,12 @@ typedef struct describe_input {
 typedef struct input_list {
     describe_input *items;
     int n;
-    int n_refused; // named on stderr already: missing, unreadable, a folder
+    int n_refused;      // named on stderr already: missing, unreadable, a folder
+    text_list refusals; // of them: "SOURCE" and "REASON" by turns
 } input_list;
 
-// The pictures of the command line, then those of --files-from. EXIT_DONE, or EXIT_USAGE after
-// saying why.
+// The pictures of the command line, folders walked, then those of --files-from; of them this
+// shard's. EXIT_DONE, or EXIT_USAGE after saying why.
 int inputs_gather(const describe_options *options, input_list *out);
 void inputs_free(input_list *list);
 bool input_add(input_list *list, const char *source, size_t n_bytes); // false: refused
@@ -122,6 +136,14 @@ typedef struct answer_header {
 
 // lv_text_callback that streams to standard output; `user` is an answer_header or NULL.
 bool answer_on_text(void *user, const char *text);
+
+// Asks the options' question about n pictures; `on_text` as in lv_session_answer.
+lv_status answer_ask(describe_app *app, lv_picture *const *pictures, int n,
+                     lv_text_callback on_text, void *user, lv_answer *out) LV_MUST_CHECK;
+// The answer on standard output, whole where it was not streamed, and what is to say about it on
+// standard error. False where standard output takes no more.
+bool answer_put(const describe_app *app, const describe_input *inputs, lv_picture *const *pictures,
+                int n, const lv_answer *answer, answer_header *header);
 
 // Says the last failure of a question. EXIT_MODEL where no further one can be asked.
 int answer_failed(const char *label, lv_status status);

@@ -1,5 +1,5 @@
 // Which pictures: the command line's and those of --files-from, seen before the model is loaded.
-#include "describe.h"
+#include "folders.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -45,39 +45,108 @@ static char *label_of(const char *source) {
     return label;
 }
 
-// Says why a file cannot be a picture before minutes go into loading a model.
-static bool is_refused(const char *source, const char *label) {
+static void refuse(input_list *list, const char *source, const char *reason) {
+    char *label = label_of(source);
+    complain(*source ? label : "''", "%s", reason);
+    free(label);
+    list->n_refused++;
+    list_add(&list->refusals, source, strlen(source));
+    list_add(&list->refusals, reason, strlen(reason));
+}
+
+// Why a file cannot be a picture, before minutes go into loading a model. NULL: perhaps it is one.
+static const char *refusal(const char *source) {
     struct stat info;
     if (!strcmp(source, "-") || lv_is_url(source)) {
-        return false;
+        return NULL;
     }
     if (!*source) {
-        complain("''", "an empty name");
-    } else if (stat(source, &info) != 0 || access(source, R_OK) != 0) {
-        complain(label, "%s", strerror(errno));
-    } else if (S_ISDIR(info.st_mode)) {
-        complain(label, "is a folder: name the pictures in it, such as %s/*.jpg", label);
-    } else {
-        return false;
+        return "an empty name";
     }
-    return true;
+    if (stat(source, &info) != 0 || access(source, R_OK) != 0) {
+        return strerror(errno);
+    }
+    return S_ISDIR(info.st_mode) ? "is a folder, and one picture is wanted" : NULL;
 }
 
 bool input_add(input_list *list, const char *source, size_t n_bytes) {
     describe_input input = {.source = need(strndup(source, n_bytes))};
-    input.label = label_of(input.source);
-    if (is_refused(input.source, input.label)) {
-        list->n_refused++;
+    const char *reason = refusal(input.source);
+    if (reason) {
+        refuse(list, input.source, reason);
         free(input.source);
-        free(input.label);
         return false;
     }
+    input.label = label_of(input.source);
     list->items = need(realloc(list->items, (size_t)(list->n + 1) * sizeof *list->items));
     list->items[list->n++] = input;
     return true;
 }
 
-static int add_from_list(const describe_options *options, input_list *out) {
+// All inputs on their way into the list.
+typedef struct gathering {
+    const describe_options *options;
+    input_list *out;
+    int n_seen; // of all shards
+    name_set sources, targets, folders;
+} gathering;
+
+// Captions that are recorded are so once: a picture named again is left out, and one whose caption
+// would replace another picture's is refused.
+static void take(void *user, const char *source) {
+    gathering *g = user;
+    const describe_options *o = g->options;
+    char reason[512] = "";
+    if (*source && records(o)) {
+        if (names_add(&g->sources, source, "")) {
+            return;
+        }
+        char *target = record_target(o, source);
+        const char *owner = target ? names_add(&g->targets, target, source) : NULL;
+        if (!target) {
+            snprintf(reason, sizeof reason, "%s", lv_error());
+        } else if (owner) {
+            snprintf(reason, sizeof reason,
+                     "its caption would be under the same name as that of %s", owner);
+        }
+        free(target);
+    }
+    if (g->n_seen++ % o->shard.count != o->shard.index) {
+        return;
+    }
+    if (*reason) {
+        refuse(g->out, source, reason);
+    } else {
+        input_add(g->out, source, strlen(source));
+    }
+}
+
+static void take_folder(gathering *g, const char *folder) {
+    bool recursive = g->options->recursive;
+    int n_seen = g->n_seen, n_folders = names_count(&g->folders);
+    bool ok = folder_walk(folder, recursive, &g->folders, take, g);
+    if (!ok) {
+        g->out->n_refused++; // said already
+    } else if (g->n_seen == n_seen && names_count(&g->folders) > n_folders) {
+        refuse(g->out, folder,
+               recursive ? "no picture in this folder or below it"
+                         : "no picture in this folder; --recursive looks below it");
+    }
+}
+
+static void take_named(gathering *g, const char *name, size_t n_bytes) {
+    struct stat info;
+    char *source = need(strndup(name, n_bytes));
+    if (*source && !lv_is_url(source) && stat(source, &info) == 0 && S_ISDIR(info.st_mode)) {
+        take_folder(g, source);
+    } else {
+        take(g, source);
+    }
+    free(source);
+}
+
+static int take_list(gathering *g) {
+    const describe_options *options = g->options;
     lv_buffer buffer = {0};
     const char *path = options->files_from;
     lv_status status = strcmp(path, "-") != 0 ? lv_file_read(path, LIST_MAX_BYTES, &buffer)
@@ -98,7 +167,7 @@ static int add_from_list(const describe_options *options, input_list *out) {
             cut--;
         }
         if (cut > at) {
-            input_add(out, at, (size_t)(cut - at));
+            take_named(g, at, (size_t)(cut - at));
         }
         at = stop + 1;
     }
@@ -107,10 +176,15 @@ static int add_from_list(const describe_options *options, input_list *out) {
 }
 
 int inputs_gather(const describe_options *options, input_list *out) {
+    gathering g = {.options = options, .out = out};
     for (int i = 0; i < options->inputs.n; i++) {
-        input_add(out, options->inputs.items[i], strlen(options->inputs.items[i]));
+        take_named(&g, options->inputs.items[i], strlen(options->inputs.items[i]));
     }
-    return options->files_from ? add_from_list(options, out) : EXIT_DONE;
+    int result = options->files_from ? take_list(&g) : EXIT_DONE;
+    names_free(&g.sources);
+    names_free(&g.targets);
+    names_free(&g.folders);
+    return result;
 }
 
 void inputs_free(input_list *list) {
@@ -119,5 +193,6 @@ void inputs_free(input_list *list) {
         free(list->items[i].label);
     }
     free(list->items);
+    list_free(&list->refusals);
     *list = (input_list){0};
 }

@@ -1,5 +1,5 @@
 // describe: says what pictures show, or answers questions about them.
-#include "describe.h"
+#include "folders.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -10,7 +10,7 @@
 
 // Help and version: whole on standard output, or an error.
 static int flush_printed(void) {
-    if (fflush(stdout) != 0) {
+    if (fflush(stdout) != 0 || ferror(stdout)) {
         complain("standard output", "%s", strerror(errno));
         return EXIT_SOME_FAILED;
     }
@@ -50,42 +50,70 @@ static int open_model(describe_app *app) {
     return EXIT_DONE;
 }
 
-static int answer_each(describe_app *app, const input_list *inputs) {
-    int worst = EXIT_DONE;
-    bool several = inputs->n + inputs->n_refused > 1;
-    for (int i = 0; i < inputs->n && worst != EXIT_MODEL && !put_failed(); i++) {
-        int result = answer_question(app, &inputs->items[i], 1, several);
-        worst = result > worst ? result : worst;
+static int answer_inputs(describe_app *app, recorder *keeper, const input_list *inputs) {
+    const describe_options *o = app->options;
+    if (o->chat) {
+        return chat_run(app, inputs);
     }
-    return worst;
+    if (o->together || (inputs->n == 1 && !records(o) && !o->failures)) {
+        return answer_question(app, inputs->items, inputs->n, !o->together && inputs->n_refused);
+    }
+    return recorder_begin(keeper, inputs) ? batch_run(app, keeper, inputs) : EXIT_SOME_FAILED;
 }
 
-static int run(const describe_options *options, const input_list *inputs) {
+// Whether there is anything to ask the model; says so where that is not plain.
+static bool has_work(const describe_options *o, const recorder *keeper, const input_list *inputs) {
+    if (o->together && inputs->n_refused) {
+        complain("--together", "the question needs every picture and was not asked");
+        return false;
+    }
+    if (o->fail_fast && inputs->n_refused) {
+        complain("--fail-fast", "nothing was described");
+        return false;
+    }
+    if (inputs->n > 0 || o->chat) {
+        return true;
+    }
+    if (keeper->n_skipped) {
+        note("nothing to do: %d picture%s already", keeper->n_skipped,
+             keeper->n_skipped > 1 ? "s have captions" : " has its caption");
+    } else if (o->shard.count > 1) {
+        note("part %d of %d has no picture", o->shard.index + 1, o->shard.count);
+    } else if (!inputs->n_refused) {
+        note("%s names no picture", o->files_from);
+    }
+    return false;
+}
+
+static int run(const describe_options *options, input_list *inputs) {
     describe_app app = {.options = options};
-    int result = inputs->n_refused ? EXIT_SOME_FAILED : EXIT_DONE;
-    if (options->params.dump_dir && mkdir(options->params.dump_dir, 0777) != 0 && errno != EEXIST) {
-        complain("--dump-tensors", "%s: %s", options->params.dump_dir, strerror(errno));
+    recorder keeper = {0};
+    const char *dump_dir = options->params.dump_dir;
+    if (dump_dir && inputs->n > 1 && !options->together) {
+        complain("--dump-tensors", "takes one question: one picture, or several --together");
         return EXIT_USAGE;
     }
-    if (options->together && inputs->n_refused) {
-        complain("--together", "the question needs every picture and was not asked");
+    if (dump_dir && mkdir(dump_dir, 0777) != 0 && errno != EEXIST) {
+        complain("--dump-tensors", "%s: %s", dump_dir, strerror(errno));
+        return EXIT_USAGE;
+    }
+    int result = recorder_open(options, &keeper);
+    if (result != EXIT_DONE) {
         return result;
     }
-    if (inputs->n == 0 && !options->chat) {
-        if (!inputs->n_refused) {
-            note("%s names no picture", options->files_from);
-        }
-        return result;
+    for (int i = 0; i + 1 < inputs->refusals.n; i += 2) {
+        recorder_fail(&keeper, inputs->refusals.items[i], inputs->refusals.items[i + 1]);
     }
-    int answered = open_model(&app);
-    if (answered == EXIT_DONE) {
-        answered = options->chat       ? chat_run(&app, inputs)
-                   : options->together ? answer_question(&app, inputs->items, inputs->n, false)
-                                       : answer_each(&app, inputs);
+    recorder_skip_done(&keeper, inputs);
+    result = inputs->n_refused ? EXIT_SOME_FAILED : EXIT_DONE;
+    if (has_work(options, &keeper, inputs)) {
+        int answered = open_model(&app);
+        answered = answered == EXIT_DONE ? answer_inputs(&app, &keeper, inputs) : answered;
+        result = answered > result ? answered : result;
+        lv_session_free(app.session);
+        lv_model_free(app.model);
     }
-    lv_session_free(app.session);
-    lv_model_free(app.model);
-    return answered > result ? answered : result;
+    return recorder_close(&keeper) || result != EXIT_DONE ? result : EXIT_SOME_FAILED;
 }
 
 int main(int argc, char **argv) {

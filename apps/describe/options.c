@@ -1,5 +1,5 @@
 // The command line: one table says what every option is called, means and takes.
-#include "describe.h"
+#include "folders.h"
 
 #include <errno.h>
 #include <math.h>
@@ -8,7 +8,17 @@
 #include <string.h>
 #include <unistd.h>
 
-typedef enum option_kind { FLAG, TEXT, NAME, TEXTS, INTEGER, NUMBER, SEED, ROPE } option_kind;
+typedef enum option_kind {
+    FLAG,
+    TEXT,
+    NAME,
+    TEXTS,
+    INTEGER,
+    NUMBER,
+    SEED,
+    ROPE,
+    SHARD
+} option_kind;
 
 typedef struct option_spec {
     const char *group; // opens a group in the help
@@ -34,6 +44,25 @@ static const option_spec specs[] = {
      "also the pictures named in LIST, one a line (-: standard input)"},
     {NULL, '0', "null", NULL, FLAG, AT(nul_separated), 0, 0,
      "names in LIST end with NUL, as find -print0 writes them"},
+    {NULL, 'r', "recursive", NULL, FLAG, AT(recursive), 0, 0,
+     "also the folders below the folders named"},
+    {NULL, 0, "shard", "I/N", SHARD, AT(shard), 0, 0,
+     "part I of N only (default: as the ranks of mpirun or srun)"},
+
+    {"Captions in files", 'o', "output", "FILE", NAME, AT(output), 0, 0,
+     "one record a picture in FILE.jsonl or FILE.csv"},
+    {NULL, 0, "sidecar", "EXT", NAME, AT(sidecar), 0, 0,
+     "a file beside each picture: with .txt, photo.txt beside photo.jpg"},
+    {NULL, 0, "caption-extension", "EXT", NAME, AT(sidecar), 0, 0, "the same"},
+    {NULL, 0, "prefix", "TEXT", TEXT, AT(prefix), 0, 0, "in front of each caption"},
+    {NULL, 0, "suffix", "TEXT", TEXT, AT(suffix), 0, 0, "behind each caption"},
+    {NULL, 0, "overwrite", NULL, FLAG, AT(overwrite), 0, 0,
+     "replace captions (default: pictures that have one are skipped)"},
+    {NULL, 0, "append", NULL, FLAG, AT(append), 0, 0, "add to the end of each --sidecar"},
+    {NULL, 0, "prepend", NULL, FLAG, AT(prepend), 0, 0, "add to the front of each --sidecar"},
+    {NULL, 0, "failures", "FILE", NAME, AT(failures), 0, 0,
+     "list what failed: picture, tab, reason"},
+    {NULL, 0, "fail-fast", NULL, FLAG, AT(fail_fast), 0, 0, "stop at the first failure"},
 
     {"Answer", 'n', "max-tokens", "N", INTEGER, AT(params.max_tokens), 1, 1000000,
      "at most N tokens (default 512)"},
@@ -85,12 +114,15 @@ enum { N_SPECS = sizeof specs / sizeof *specs };
 void options_help(void) {
     bool bold = terminal_streams() && !getenv("NO_COLOR");
     const char *on = bold ? "\033[1m" : "", *off = bold ? "\033[0m" : "";
-    printf("%sdescribe%s - say what a picture shows, or answer a question about it\n\n"
-           "%susage:%s describe [OPTIONS] FILE|URL|- ...\n\n"
-           "Pictures are JPEG, PNG, WebP, BMP, GIF (first frame) or PNM: files, http(s) and data:\n"
-           "URLs, or - for standard input. Answers go to standard output, one picture after the\n"
-           "other; with several pictures each answer follows its \"FILE: \".\n",
-           on, off, on, off);
+    printf(
+        "%sdescribe%s - say what a picture shows, or answer a question about it\n\n"
+        "%susage:%s describe [OPTIONS] FILE|FOLDER|URL|- ...\n\n"
+        "Pictures are JPEG, PNG, WebP, BMP, GIF (first frame) or PNM: files, http(s) and data:\n"
+        "URLs, or - for standard input; of a folder those whose names say so, sorted. Answers go\n"
+        "to standard output, one picture after the other; with several pictures each answer\n"
+        "follows its \"FILE: \". With --output or --sidecar they go to files, and the same\n"
+        "command again goes on where the last run ended, however that was.\n",
+        on, off, on, off);
     for (const option_spec *spec = specs; spec < specs + N_SPECS; spec++) {
         if (spec->group) {
             printf("\n%s%s%s\n", on, spec->group, off);
@@ -110,6 +142,9 @@ void options_help(void) {
            "  describe -p 'How many people are there?' https://example.org/team.png\n"
            "  describe --json *.jpg > captions.jsonl\n"
            "  find photos -name '*.jpg' -print0 | describe --files-from - -0\n"
+           "  describe -r --output captions.jsonl photos\n"
+           "  describe -r --sidecar .txt --prefix 'sks style, ' --failures failed.tsv photos\n"
+           "  mpirun -n 4 describe -r --output captions.csv photos\n"
            "  describe --together -p 'What changed?' before.png after.png\n"
            "  describe --chat holiday.jpg\n"
            "  describe --pull llava-hf/llava-1.5-7b-hf\n"
@@ -257,6 +292,13 @@ static bool store(const option_spec *spec, const char *text, describe_options *o
     case ROPE:
         out->has_rope = true;
         return parse_rope(spec, text, field);
+    case SHARD:
+        if (!shard_parse(text, field)) {
+            complain(NULL, "--%s %s: expected I/N, as 2/3 for the second of three parts",
+                     spec->name, text);
+            return false;
+        }
+        return true;
     }
     return false;
 }
@@ -350,6 +392,69 @@ static bool check_together(const describe_options *o) {
     return !wrong;
 }
 
+static bool ends_in(const char *text, const char *end) {
+    size_t n = strlen(text), n_end = strlen(end);
+    return n > n_end && !strcasecmp(text + n - n_end, end);
+}
+
+typedef struct usage_rule {
+    bool broken;
+    const char *text;
+} usage_rule;
+
+// Says the first broken rule.
+static bool keeps_rules(const usage_rule *rules, size_t n_rules) {
+    for (size_t i = 0; i < n_rules; i++) {
+        if (rules[i].broken) {
+            complain(NULL, "%s; describe --help says more", rules[i].text);
+            return false;
+        }
+    }
+    return true;
+}
+
+static bool is_table_name(const char *name) {
+    return ends_in(name, ".jsonl") || ends_in(name, ".csv");
+}
+
+// An extension, with or without its dot, that is no picture's.
+static bool is_sidecar(const char *extension) {
+    char name[64];
+    snprintf(name, sizeof name, ".%s", extension + (*extension == '.'));
+    return name[1] && !strpbrk(name, "/") && strlen(extension) <= 32 && !is_picture_name(name);
+}
+
+static bool check_captions(const describe_options *o) {
+    int n_changes = o->overwrite + o->append + o->prepend;
+    const usage_rule rules[] = {
+        {o->output && o->sidecar, "--output and --sidecar are two ways, of which one can be taken"},
+        {o->output && !is_table_name(o->output),
+         "--output says by .jsonl or .csv at its end what to write"},
+        {o->sidecar && !is_sidecar(o->sidecar),
+         "--sidecar takes an extension, as .txt, and none of pictures"},
+        {records(o) && o->json, "--json is for standard output: --output FILE.jsonl has the same"},
+        {n_changes > 1, "of --overwrite, --append and --prepend one can be taken"},
+        {!o->sidecar && n_changes > o->overwrite, "--append and --prepend go with --sidecar"},
+        {!records(o) && o->overwrite, "--overwrite goes with --output or --sidecar"},
+        {!records(o) && (o->prefix || o->suffix),
+         "--prefix and --suffix go with --output or --sidecar"},
+    };
+    return keeps_rules(rules, sizeof rules / sizeof *rules);
+}
+
+static bool check_batch(const describe_options *o) {
+    bool one_talk = o->chat || o->together;
+    const usage_rule rules[] = {
+        {one_talk && records(o), "--output and --sidecar go with neither --chat nor --together"},
+        {one_talk && (o->failures || o->fail_fast),
+         "--failures and --fail-fast go with neither --chat nor --together"},
+        {one_talk && o->shard.count, "--shard goes with neither --chat nor --together"},
+        {o->output && o->failures && !strcmp(o->output, o->failures),
+         "--output and --failures name the same file"},
+    };
+    return keeps_rules(rules, sizeof rules / sizeof *rules);
+}
+
 bool options_parse(int argc, char **argv, describe_options *out) {
     bool only_inputs = false;
     for (int i = 1; i < argc; i++) {
@@ -365,7 +470,17 @@ bool options_parse(int argc, char **argv, describe_options *out) {
     out->params.stop = (const char *const *)out->stops.items;
     out->params.n_stop = out->stops.n;
     out->model.rope_scaling = out->has_rope ? &out->rope : NULL;
-    return out->help || out->version || check_together(out);
+    if (out->help || out->version) {
+        return true;
+    }
+    if (!check_together(out) || !check_captions(out) || !check_batch(out)) {
+        return false;
+    }
+    if (!out->shard.count) {
+        const lv_shard whole = {.index = 0, .count = 1};
+        out->shard = out->chat || out->together ? whole : shard_of_ranks();
+    }
+    return true;
 }
 
 bool options_read_schema(describe_options *options) {

@@ -64,6 +64,7 @@ bool terminal_setup(void) {
         close(fd);
     }
     signal(SIGPIPE, SIG_IGN);
+    signal(SIGXFSZ, SIG_IGN); // writing past a limit on file sizes fails, and is said
     struct sigaction action = {.sa_handler = on_sigint, .sa_flags = SA_RESTART};
     sigemptyset(&action.sa_mask);
     sigaction(SIGINT, &action, NULL);

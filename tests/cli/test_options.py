@@ -32,10 +32,6 @@ class Options(Case):
         self.refused("--zzzzzzzzzz", "good.png", naming="--help")
         self.refused("-x", "good.png", naming="-x")
 
-    def test_options_of_later_versions(self):
-        for option in ("--recursive", "--output=x", "--sidecar"):
-            self.refused(option, "good.png", naming=option.split("=")[0])
-
     def test_values(self):
         for value in ("0", "-1", "abc", "", "1.5", "nan", "99999999999", "3x", "0x10", " 3"):
             self.refused("--max-tokens", value, "good.png", naming="from 1 to 1000000")

@@ -1,7 +1,7 @@
 # The programs over their real command line: python3 with nothing but its standard library.
 find_package(Python3 COMPONENTS Interpreter)
 if(Python3_FOUND)
-  foreach(part options inputs output schema checkpoints pull install)
+  foreach(part options inputs output folders schema checkpoints pull install)
     add_test(NAME cli_${part} COMMAND ${Python3_EXECUTABLE} -B ${CMAKE_CURRENT_LIST_DIR}/test_${part}.py)
     set_tests_properties(cli_${part} PROPERTIES LABELS cli TIMEOUT 900
       FIXTURES_REQUIRED golden ENVIRONMENT

@@ -1,0 +1,101 @@
+// describe's way through many pictures: which -> decoded ahead -> captioned -> recorded.
+#ifndef LV_DESCRIBE_FOLDERS_H
+#define LV_DESCRIBE_FOLDERS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "describe.h"
+
+// --- names (names.c)
+
+// Puts `name` in and says under it who came with it. NULL where it is new, else the owner of the
+// first, borrowed.
+const char *names_add(name_set *set, const char *name, const char *owner);
+bool names_have(const name_set *set, const char *name);
+int names_count(const name_set *set);
+void names_free(name_set *set);
+
+bool is_picture_name(const char *name); // by its extension
+
+// Calls `take` for the pictures in a folder, sorted by name, and with `recursive` in the folders
+// below it; hidden ones are left out, and a folder that `seen` holds already. False after
+// complaining that a folder cannot be read.
+bool folder_walk(const char *folder, bool recursive, name_set *seen,
+                 void (*take)(void *user, const char *path), void *user);
+
+// --- shards (shard.c)
+
+// "2/3": the second of three parts. False where it is anything else.
+bool shard_parse(const char *text, lv_shard *out);
+// This process's part among the ranks of mpirun or srun; {0, 1} outside of them.
+lv_shard shard_of_ranks(void);
+// captions.jsonl -> captions.2-of-3.jsonl; a copy of the name where there is one part only.
+char *shard_path(const char *path, lv_shard shard);
+
+// --- pictures decoded ahead of the model by worker threads (ahead.c)
+
+typedef struct ahead ahead;
+
+// Borrows model and inputs. NULL where no thread can be started.
+ahead *ahead_start(const lv_model *model, const describe_input *inputs, int n, int n_threads);
+// The next picture in order, waited for. *out_picture is NULL where *out_reason says why; both are
+// the caller's. False after the last, or on an interrupt.
+bool ahead_next(ahead *a, lv_picture **out_picture, char **out_reason);
+void ahead_free(ahead *a); // waits for pictures that are being read
+
+// --- a file of captions that only grows by whole records (table.c)
+
+typedef struct table table;
+
+// Opens or creates FILE.jsonl or FILE.csv for this process alone, or this shard's own part of it,
+// cuts off a last record that a killed run left torn, and reads which sources the file and the
+// other parts hold. NULL after complaining.
+table *table_open(const char *path, lv_shard shard, bool overwrite);
+bool table_has(const table *t, const char *source);
+// Takes out the records of `sources`. False after complaining.
+bool table_drop(table *t, const name_set *sources);
+// Appends one record; on a failure nothing of it stays, and the reason is lv_error's.
+lv_status table_put(table *t, const describe_input *input, lv_picture *picture,
+                    const lv_answer *answer) LV_MUST_CHECK;
+bool table_close(table *t); // accepts NULL; false after complaining that not all is on the disk
+
+// Bytes of the first record of data, 0 where it is torn; *out_source, the caller's to free, is
+// NULL in a record without one, and *out_bad is set where it is no record at all.
+size_t record_next(const char *data, size_t n_bytes, bool is_csv, char **out_source, bool *out_bad);
+extern const char csv_header[];
+// One CSV record with its line's end (RFC 4180); the caller frees it. NULL without memory.
+char *csv_record(const describe_input *input, lv_picture *picture, const lv_answer *answer);
+
+// --- where captions go (record.c)
+
+typedef struct recorder {
+    const describe_options *options;
+    table *table;  // of --output
+    int failures;  // file of --failures, -1: none
+    int n_skipped; // had captions already
+} recorder;
+
+// Opens what the options name. EXIT_DONE, or EXIT_USAGE after complaining.
+int recorder_open(const describe_options *options, recorder *out);
+// Leaves in `inputs` those without captions.
+void recorder_skip_done(recorder *r, input_list *inputs);
+// Just before the first caption: takes out what --overwrite replaces. False after complaining.
+bool recorder_begin(recorder *r, const input_list *inputs);
+lv_status recorder_put(recorder *r, const describe_input *input, lv_picture *picture,
+                       const lv_answer *answer) LV_MUST_CHECK;
+bool recorder_fail(recorder *r, const char *source, const char *reason); // false after complaining
+bool recorder_close(recorder *r);
+
+// Whether captions are kept in files, and under which name the caption of `source` is: the file
+// beside it or its name in --output. The caller frees it; NULL, with the reason in lv_error, where
+// it cannot be kept.
+bool records(const describe_options *options);
+char *record_target(const describe_options *options, const char *source);
+
+// --- the loop (batch.c)
+
+// Captions every input. An EXIT_ status.
+int batch_run(describe_app *app, recorder *keeper, const input_list *inputs);
+
+#endif
