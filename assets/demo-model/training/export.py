@@ -53,6 +53,30 @@ def pack(q):
     return words.view(np.int32)
 
 
+def unpack(words):
+    """The inverse of pack."""
+    out = np.zeros((words.shape[0], words.shape[1] * 8), np.uint8)
+    for i, column in enumerate(ORDER):
+        out[:, column::8] = (words.view(np.uint32) >> np.uint32(4 * i)) & 15
+    return out
+
+
+def read_checkpoint(folder):
+    """The shipped weights as {checkpoint name: fp32 array}, int4 ones dequantised."""
+    with open(os.path.join(folder, "model.safetensors"), "rb") as f:
+        header = json.loads(f.read(int.from_bytes(f.read(8), "little")))
+        data = f.read()
+    kinds = {"F16": np.float16, "I32": np.int32}
+    raw = {name: np.frombuffer(data[slice(*t["data_offsets"])], kinds[t["dtype"]]).reshape(t["shape"])
+           for name, t in header.items() if name != "__metadata__"}
+    out = {name: t.astype(np.float32) for name, t in raw.items() if t.dtype == np.float16 and not name.endswith(".scales")}
+    for name in M.QUANTIZED:
+        at = name.removesuffix(".weight")
+        q, zero = unpack(raw[at + ".qweight"]).T, unpack(raw[at + ".qzeros"]).T
+        out[name] = dequantize(np.ascontiguousarray(q), zero, raw[at + ".scales"].T)
+    return out
+
+
 def tensors(weights, form):
     """{checkpoint name: array} in the asked form."""
     out = {}

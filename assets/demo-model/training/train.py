@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 
 import batches as B
+import export as E
 import model as M
 import plan as P
 import render as R
@@ -244,7 +245,8 @@ def train(args, log, feed, viewer, tests, n_classes, n_prefix):
     torch.manual_seed(args.seed)
     p = M.init(args.seed, dev)
     if args.init:
-        for k, v in np.load(args.init).items():
+        start = E.read_checkpoint(args.init) if os.path.isdir(args.init) else np.load(args.init)
+        for k, v in start.items():
             p[k].data.copy_(torch.from_numpy(v))
     heads = {}
     for h in ("patch", "image"):
