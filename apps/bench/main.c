@@ -23,7 +23,7 @@ static const char usage[] =
     "  --context N        tokens cached before decoding (default 128)\n"
     "  --decode-tokens N  tokens decoded (default 32)\n"
     "  --batch N          sequences decoded together (default 1)\n"
-    "  --kv TYPE          f32 or f16 (default: the device's)\n"
+    "  --kv TYPE          f32, f16 or i8 (default: the device's)\n"
     "  --json             print JSON\n"
     "LV_CPU_ISA=portable|avx2|avx512|vnni takes a lesser instruction set than the CPU's best.\n";
 

@@ -170,8 +170,7 @@ static lv_status run_decode(decoder *d, lv_backend *be, const bench_options *o,
     }
     if (status == LV_OK) {
         double context = o->context + 0.5 * o->n_decode;
-        double kv = 2.0 * c->n_layers * c->n_kv_heads * c->head_dim *
-                    (double)(o->kv_dtype == LV_F16 || (be->is_gpu && !o->kv_dtype) ? 2 : 4);
+        double kv = (double)lv_cache_block_bytes(d->llm, o->kv_dtype) / LV_KV_BLOCK;
         bench_row *row = add_row(report, "decode", median(seconds, o->n_decode), o->batch, "tok/s");
         snprintf(row->detail, sizeof row->detail, "batch %d, context %d", o->batch, o->context);
         row->bytes = (double)report->weight_bytes + kv * context * o->batch;

@@ -49,30 +49,40 @@ struct lv_linear {
 
 struct lv_kv {
     int n_layers, n_kv_heads, head_dim, n_blocks;
-    lv_dtype dtype; // f32 or f16
-    size_t map_bytes;
-    uint8_t *data; // [n_layers, n_blocks, 2, n_kv_heads, 64 head_dim]: lv_kv_page
+    lv_dtype dtype; // f32, f16 or i8
+    size_t page_bytes, map_bytes;
+    uint8_t *data; // [n_layers, n_blocks, n_kv_heads, 2] pages: lv_kv_page
 };
 
 // One page: 64 tokens of one layer and head. Keys are [head_dim, 64] (a lane is a token, so that
-// scores need no horizontal sums), values [64, head_dim].
+// scores need no horizontal sums), values [64, head_dim]; a head's two pages lie side by side, for
+// the processor's prefetching does well with long runs only. i8 pages end with a scale for each of
+// the 64 tokens: x = scale q with scale = max|x| / 127.
 static inline void *lv_kv_page(const lv_kv *kv, int layer, int block, int is_value, int head) {
-    size_t page = ((((size_t)layer * (size_t)kv->n_blocks + (size_t)block) * 2 + (size_t)is_value) *
-                       (size_t)kv->n_kv_heads +
-                   (size_t)head);
-    return kv->data + page * LV_KV_BLOCK * (size_t)kv->head_dim * lv_dtype_bytes(kv->dtype);
+    size_t block_at = (size_t)layer * (size_t)kv->n_blocks + (size_t)block;
+    size_t page = (block_at * (size_t)kv->n_kv_heads + (size_t)head) * 2 + (size_t)is_value;
+    return kv->data + page * kv->page_bytes;
+}
+
+// [64] f32 of an i8 page.
+static inline float *lv_kv_scales(const lv_kv *kv, void *page) {
+    return (float *)((int8_t *)page + (ptrdiff_t)LV_KV_BLOCK * kv->head_dim);
 }
 
 // Kernels compiled once for each instruction set (vector.inc.h). All work on one row or one tile;
 // threads are the callers' business.
 typedef struct lv_vector_kernels {
-    // c[m, n] += a[m, k] b[k, n]; each sum runs over k in order, so a row's bits do not depend on
-    // m.
-    void (*gemm)(int m, int n, int k, const float *a, ptrdiff_t lda, const float *b, ptrdiff_t ldb,
-                 float *c, ptrdiff_t ldc);
+    // c[m, n] += a[m, k] b[k, n], b being f32, f16 or i8; each sum runs over k in order, so a row's
+    // bits do not depend on m.
+    void (*gemm)(int m, int n, int k, const float *a, ptrdiff_t lda, lv_dtype b_type, const void *b,
+                 ptrdiff_t ldb, float *c, ptrdiff_t ldc);
     // out[k, 64] = rows[j][k] for k < n_k and j < n_j rounded up to 16 (all of which must be
     // readable);
     void (*pack)(lv_dtype dtype, const uint8_t *const *rows, int n_j, int n_k, float *out);
+    // c[m, 64] = x[m, n_k] rows^T for outputs j < n_j rounded up to 4; a row's bits do not depend
+    // on m.
+    void (*dot)(lv_dtype dtype, const uint8_t *const *rows, int n_j, int n_k, const float *x, int m,
+                float *c);
     void (*layer_norm)(const float *x, int d, const float *weight, const float *bias, float eps,
                        float *out);
     void (*rms_norm)(const float *x, int d, const float *weight, float eps, float *out);
@@ -83,11 +93,14 @@ typedef struct lv_vector_kernels {
     void (*activate)(lv_activation activation, float *x, int n);
     void (*silu_mul)(const float *gate, const float *up, int n, float *out);
     void (*scale)(float *x, int n, float factor);
-    void (*convert_f16)(const uint16_t *source, int n, float *out);
+    void (*multiply)(float *x, const float *factors, int n);
+    void (*convert)(lv_dtype dtype, const void *source, int n, float *out); // from f16 or i8
     // One row into a register block: q [n_in / 2, R, 2] at row r, scales and sums [n_in / block,
     // R].
     void (*quantise)(const float *x, int n_in, int block, int r, int n_r, int16_t *q, float *scales,
                      int32_t *sums);
+    // One token of an i8 cache: x = scale q; returns the scale.
+    float (*quantise_i8)(const float *x, int n, int8_t *q);
 } lv_vector_kernels;
 
 extern const lv_vector_kernels lv_vector_portable, lv_vector_avx2, lv_vector_avx512;
@@ -154,6 +167,10 @@ lv_status lv_cpu_sample(lv_backend *be, float *logits, int n_rows, int vocab,
 // linear.c: as the operation `linear`; scratch slots LV_SCRATCH_INT4 and LV_SCRATCH_THREADS.
 lv_status lv_cpu_linear(lv_backend *be, const void *x, int m, const lv_linear *w,
                         lv_activation activation, const void *residual, void *out) LV_MUST_CHECK;
+// The same for the rows of logits, where few rows meet many outputs. Each operation takes always
+// the same one of the two, for their sums differ in their last bits.
+lv_status lv_cpu_logits(lv_backend *be, const void *x, int m, const lv_linear *w,
+                        float *out) LV_MUST_CHECK;
 // rms_norm of rows x[rows[i]] (rows NULL: x[i]) -> out[n, d].
 void lv_cpu_rms_norm(lv_cpu *cpu, const float *x, const int32_t *rows, int n, int d,
                      const float *norm, float eps, float *out);

@@ -87,10 +87,24 @@ static void rotate(const float *x, int half, const float *cosines, const float *
 }
 
 // One token's key or value of one head into its page.
-static void append(const lv_kv *kv, int layer, int block, int is_value, int head, int t,
-                   const float *x) {
+static void append_i8(const lv_cpu *cpu, const lv_kv *kv, void *page, int is_value, int t,
+                      const float *x, int8_t *scratch) {
+    int hd = kv->head_dim;
+    int8_t *to = page, *q = is_value ? to + (ptrdiff_t)t * hd : scratch;
+    lv_kv_scales(kv, page)[t] = cpu->vector->quantise_i8(x, hd, q);
+    for (int i = 0; !is_value && i < hd; i++) {
+        to[i * LV_KV_BLOCK + t] = q[i];
+    }
+}
+
+static void append(const lv_cpu *cpu, const lv_kv *kv, int layer, int block, int is_value, int head,
+                   int t, const float *x, void *scratch) {
     void *page = lv_kv_page(kv, layer, block, is_value, head);
     ptrdiff_t step = is_value ? 1 : LV_KV_BLOCK, first = is_value ? (ptrdiff_t)t * kv->head_dim : t;
+    if (kv->dtype == LV_I8) {
+        append_i8(cpu, kv, page, is_value, t, x, scratch);
+        return;
+    }
     for (int i = 0; i < kv->head_dim; i++) {
         if (kv->dtype == LV_F32) {
             ((float *)page)[first + i * step] = x[i];
@@ -101,14 +115,15 @@ static void append(const lv_kv *kv, int layer, int block, int is_value, int head
 }
 
 // Row `row` of y = (q | k | v): q rotated to out_q, k rotated and v to the cache. angles
-// [head_dim].
-static void finish_token(const lv_batch *batch, const lv_attention_shape *shape, int seq, int row,
-                         const float *y, lv_kv *kv, int layer, float *angles, float *out_q) {
+// [3 head_dim] is scratch.
+static void finish_token(const lv_cpu *cpu, const lv_batch *batch, const lv_attention_shape *shape,
+                         int seq, int row, const float *y, lv_kv *kv, int layer, float *angles,
+                         float *out_q) {
     int hd = shape->head_dim, half = hd / 2, n_heads = shape->n_heads, n_kv = shape->n_kv_heads;
     int position = batch->kv_length[seq] - batch->token_start[seq + 1] + row;
     int block = batch->block_table[(ptrdiff_t)seq * batch->max_blocks + position / LV_KV_BLOCK];
     int t = position % LV_KV_BLOCK;
-    float *cosines = angles, *sines = angles + half, *key = angles + hd;
+    float *cosines = angles, *sines = angles + half, *key = angles + hd, *rest = key + hd;
     rotary(position, batch->inv_freq + (ptrdiff_t)seq * half, batch->rope_scale[seq], half, cosines,
            sines);
     for (int head = 0; head < n_heads; head++, y += hd) {
@@ -116,10 +131,10 @@ static void finish_token(const lv_batch *batch, const lv_attention_shape *shape,
     }
     for (int head = 0; head < n_kv; head++, y += hd) {
         rotate(y, half, cosines, sines, key);
-        append(kv, layer, block, 0, head, t, key);
+        append(cpu, kv, layer, block, 0, head, t, key, rest);
     }
     for (int head = 0; head < n_kv; head++, y += hd) {
-        append(kv, layer, block, 1, head, t, y);
+        append(cpu, kv, layer, block, 1, head, t, y, rest);
     }
 }
 
@@ -135,7 +150,7 @@ static lv_status norm_qkv_rope_append(lv_backend *be, const lv_batch *batch,
         return lv_fail(LV_EINVAL, "qkv of %d outputs for %d + 2 * %d heads of %d", qkv->n_out,
                        shape->n_heads, shape->n_kv_heads, hd);
     }
-    size_t per_row = (size_t)(qkv->n_in + qkv->n_out), per_thread = 2 * (size_t)hd;
+    size_t per_row = (size_t)(qkv->n_in + qkv->n_out), per_thread = 3 * (size_t)hd;
     LV_TRY(lv_cpu_scratch(
         cpu, LV_SCRATCH_NORM,
         ((size_t)m * per_row + (size_t)cpu->n_threads * per_thread) * sizeof(float), &scratch));
@@ -147,7 +162,7 @@ static lv_status norm_qkv_rope_append(lv_backend *be, const lv_batch *batch,
 #pragma omp parallel for num_threads(cpu->n_threads) if ((int64_t)(to - from) * qkv->n_out >       \
                                                          PARALLEL_FLOATS)
         for (int row = from; row < to; row++) {
-            finish_token(batch, shape, s, row, y + (ptrdiff_t)row * qkv->n_out, kv, layer,
+            finish_token(cpu, batch, shape, s, row, y + (ptrdiff_t)row * qkv->n_out, kv, layer,
                          angles + omp_get_thread_num() * (ptrdiff_t)per_thread,
                          (float *)out_q + (ptrdiff_t)row * shape->n_heads * hd);
         }
@@ -180,7 +195,7 @@ static lv_status norm_logits(lv_backend *be, const void *x, const int32_t *rows,
     LV_TRY(lv_cpu_scratch(cpu, LV_SCRATCH_NORM,
                           (size_t)n_rows * (size_t)head->n_in * sizeof(float) + 1, &h));
     lv_cpu_rms_norm(cpu, x, rows, n_rows, head->n_in, norm, eps, h);
-    return lv_cpu_linear(be, h, n_rows, head, LV_ACT_NONE, NULL, logits);
+    return lv_cpu_logits(be, h, n_rows, head, logits);
 }
 
 void lv_cpu_fast_ops(lv_ops *ops) {

@@ -193,29 +193,49 @@ static lv_status ref_image_attention(lv_backend *be, const void *qkv, int n, int
     return LV_OK;
 }
 
-static float *kv_at(const lv_kv *kv, const lv_batch *batch, int layer, int seq, int is_value,
-                    int head, int position, int i, float *f16_value) {
+static float kv_at(const lv_kv *kv, const lv_batch *batch, int layer, int seq, int is_value,
+                   int head, int position, int i) {
     int block = batch->block_table[(ptrdiff_t)seq * batch->max_blocks + position / LV_KV_BLOCK];
     int t = position % LV_KV_BLOCK;
     int at = is_value ? t * kv->head_dim + i : i * LV_KV_BLOCK + t;
     void *page = lv_kv_page(kv, layer, block, is_value, head);
-    if (kv->dtype == LV_F32) {
-        return (float *)page + at;
+    if (kv->dtype == LV_I8) {
+        return (float)((int8_t *)page)[at] * lv_kv_scales(kv, page)[t];
     }
-    *f16_value = lv_f16_to_f32(((uint16_t *)page)[at]);
-    return f16_value;
+    return kv->dtype == LV_F32 ? ((float *)page)[at] : lv_f16_to_f32(((uint16_t *)page)[at]);
 }
 
+// The scale of one token's x [n] in an i8 cache; NaN where x has a NaN or an infinity.
+static float kv_scale(const float *x, int n) {
+    float max = 0;
+    for (int i = 0; i < n; i++) {
+        if (!isfinite(x[i])) {
+            return NAN;
+        }
+        max = fmaxf(max, fabsf(x[i]));
+    }
+    return max > 1e-30f ? max / 127.0f : 0;
+}
+
+// One token's key or value of one head: x [head_dim].
 static void kv_set(lv_kv *kv, const lv_batch *batch, int layer, int seq, int is_value, int head,
-                   int position, int i, float value) {
+                   int position, const float *x) {
     int block = batch->block_table[(ptrdiff_t)seq * batch->max_blocks + position / LV_KV_BLOCK];
     int t = position % LV_KV_BLOCK;
-    int at = is_value ? t * kv->head_dim + i : i * LV_KV_BLOCK + t;
     void *page = lv_kv_page(kv, layer, block, is_value, head);
-    if (kv->dtype == LV_F32) {
-        ((float *)page)[at] = value;
-    } else {
-        ((uint16_t *)page)[at] = lv_f32_to_f16(value);
+    float scale = kv_scale(x, kv->head_dim);
+    if (kv->dtype == LV_I8) {
+        lv_kv_scales(kv, page)[t] = scale;
+    }
+    for (int i = 0; i < kv->head_dim; i++) {
+        int at = is_value ? t * kv->head_dim + i : i * LV_KV_BLOCK + t;
+        if (kv->dtype == LV_F32) {
+            ((float *)page)[at] = x[i];
+        } else if (kv->dtype == LV_F16) {
+            ((uint16_t *)page)[at] = lv_f32_to_f16(x[i]);
+        } else {
+            ((int8_t *)page)[at] = scale > 0 ? (int8_t)rintf(x[i] / scale) : 0;
+        }
     }
 }
 
@@ -251,10 +271,9 @@ static lv_status ref_norm_qkv_rope_append(lv_backend *be, const lv_batch *batch,
             }
             memcpy((float *)out_q + (ptrdiff_t)row * n_heads * hd, y,
                    (size_t)(n_heads * hd) * sizeof(float));
-            for (int i = 0; i < n_kv * hd; i++) {
-                kv_set(kv, batch, layer, s, 0, i / hd, position, i % hd, y[n_heads * hd + i]);
-                kv_set(kv, batch, layer, s, 1, i / hd, position, i % hd,
-                       y[(n_heads + n_kv) * hd + i]);
+            for (int head = 0; head < n_kv; head++) {
+                kv_set(kv, batch, layer, s, 0, head, position, y + (n_heads + head) * hd);
+                kv_set(kv, batch, layer, s, 1, head, position, y + (n_heads + n_kv + head) * hd);
             }
         }
     }
@@ -265,7 +284,7 @@ static lv_status ref_attention(lv_backend *be, const lv_batch *batch,
                                const lv_attention_shape *shape, const void *q, const lv_kv *kv,
                                int layer, void *out) {
     int hd = shape->head_dim, n_heads = shape->n_heads, group = n_heads / shape->n_kv_heads;
-    float half, scale = 1.0f / sqrtf((float)hd);
+    float scale = 1.0f / sqrtf((float)hd);
     LV_TRY(lv_cpu_kv_check(batch, shape, kv, layer));
     for (int s = 0; s < batch->n_seqs; s++) {
         int start = batch->token_start[s], n_new = batch->token_start[s + 1] - start;
@@ -283,7 +302,7 @@ static lv_status ref_attention(lv_backend *be, const lv_batch *batch,
             for (int t = first; t <= position; t++) {
                 float sum = 0;
                 for (int i = 0; i < hd; i++) {
-                    sum += qi[i] * *kv_at(kv, batch, layer, s, 0, head / group, t, i, &half);
+                    sum += qi[i] * kv_at(kv, batch, layer, s, 0, head / group, t, i);
                 }
                 p[t] = sum * scale;
             }
@@ -291,7 +310,7 @@ static lv_status ref_attention(lv_backend *be, const lv_batch *batch,
             for (int i = 0; i < hd; i++) {
                 y[i] = 0;
                 for (int t = first; t <= position; t++) {
-                    y[i] += p[t] * *kv_at(kv, batch, layer, s, 1, head / group, t, i, &half);
+                    y[i] += p[t] * kv_at(kv, batch, layer, s, 1, head / group, t, i);
                 }
             }
         }

@@ -2,7 +2,7 @@
 //   LV_W          f32 lanes of a vector
 //   LV_MR, LV_NV  register block of the matrix product: LV_MR rows x LV_NV vectors of columns
 //   LV_KERNELS    name of the table defined here
-//   lv_load_f16(p): LV_W f16 at p (unaligned) -> vf
+//   lv_load_f16(p), lv_load_i8(p): LV_W f16 or int8 at p (unaligned) -> vf
 // Measured fractions stand in linear.c and attention.c. LV_MR x LV_NV is what fits the registers:
 // 6 x 4 of 32 (AVX-512), 6 x 2 of 16 (AVX2).
 // Vectors are GCC's (also clang's); loops over rows of plain floats are left to the vectoriser.
@@ -11,12 +11,46 @@
 
 #include "kernels/cpu/cpu.h"
 
+#define DOT_OUTPUTS 4  // rows of weights that a dot product reads side by side
+#define DOT_AHEAD 2048 // bytes that are fetched ahead in each
+
+// What lv_dtype_bytes says, but a constant here.
+static inline __attribute__((always_inline)) ptrdiff_t element_bytes(lv_dtype dtype) {
+    return dtype == LV_F32 ? 4 : dtype == LV_I8 ? 1 : 2;
+}
+
+static inline __attribute__((always_inline)) vf load_as_f32(lv_dtype dtype, const uint8_t *p) {
+    if (dtype == LV_F32) {
+        vf value;
+        memcpy(&value, p, sizeof value);
+        return value;
+    }
+    if (dtype == LV_F16) {
+        return lv_load_f16(p);
+    }
+    if (dtype == LV_I8) {
+        return lv_load_i8(p);
+    }
+    vh half;
+    memcpy(&half, p, sizeof half);
+    return (vf)(__builtin_convertvector(half, vu) << 16);
+}
+
+static inline __attribute__((always_inline)) float scalar_as_f32(lv_dtype dtype, const uint8_t *p) {
+    float value = *(const int8_t *)p;
+    if (dtype != LV_I8) {
+        lv_to_f32(dtype, p, 1, &value);
+    }
+    return value;
+}
+
 // c[LV_MR, LV_NV LV_W] += a[LV_MR, k] b[k, LV_NV LV_W]: the sums stay in registers, a is broadcast.
 // Bound by the two FMA pipes: LV_MR LV_NV FMAs to LV_NV loads of b and LV_MR broadcasts.
 static inline __attribute__((always_inline)) void gemm_tile(int mr, int nv, int k, const float *a,
-                                                            ptrdiff_t lda, const float *b,
-                                                            ptrdiff_t ldb, float *c,
-                                                            ptrdiff_t ldc) {
+                                                            ptrdiff_t lda, lv_dtype b_type,
+                                                            const uint8_t *b, ptrdiff_t ldb,
+                                                            float *c, ptrdiff_t ldc) {
+    const ptrdiff_t size = element_bytes(b_type);
     vf sum[LV_MR][LV_NV];
 #pragma GCC unroll 16
     for (int r = 0; r < mr; r++) {
@@ -29,7 +63,7 @@ static inline __attribute__((always_inline)) void gemm_tile(int mr, int nv, int 
         vf bv[LV_NV];
 #pragma GCC unroll 16
         for (int v = 0; v < nv; v++) {
-            bv[v] = load(b + p * ldb + v * LV_W);
+            bv[v] = load_as_f32(b_type, b + (p * ldb + v * LV_W) * size);
         }
 #pragma GCC unroll 16
         for (int r = 0; r < mr; r++) {
@@ -51,53 +85,53 @@ static inline __attribute__((always_inline)) void gemm_tile(int mr, int nv, int 
 
 // nv vectors of columns, all rows.
 static inline __attribute__((always_inline)) void gemm_columns(int nv, int m, int k, const float *a,
-                                                               ptrdiff_t lda, const float *b,
-                                                               ptrdiff_t ldb, float *c,
-                                                               ptrdiff_t ldc) {
+                                                               ptrdiff_t lda, lv_dtype b_type,
+                                                               const uint8_t *b, ptrdiff_t ldb,
+                                                               float *c, ptrdiff_t ldc) {
     int i = 0;
     for (; i + LV_MR <= m; i += LV_MR) {
-        gemm_tile(LV_MR, nv, k, a + i * lda, lda, b, ldb, c + i * ldc, ldc);
+        gemm_tile(LV_MR, nv, k, a + i * lda, lda, b_type, b, ldb, c + i * ldc, ldc);
     }
     for (; i + 2 <= m; i += 2) {
-        gemm_tile(2, nv, k, a + i * lda, lda, b, ldb, c + i * ldc, ldc);
+        gemm_tile(2, nv, k, a + i * lda, lda, b_type, b, ldb, c + i * ldc, ldc);
     }
     if (i < m) {
-        gemm_tile(1, nv, k, a + i * lda, lda, b, ldb, c + i * ldc, ldc);
+        gemm_tile(1, nv, k, a + i * lda, lda, b_type, b, ldb, c + i * ldc, ldc);
     }
 }
 
-static void gemm(int m, int n, int k, const float *a, ptrdiff_t lda, const float *b, ptrdiff_t ldb,
-                 float *c, ptrdiff_t ldc) {
+static inline __attribute__((always_inline)) void gemm_as(int m, int n, int k, const float *a,
+                                                          ptrdiff_t lda, lv_dtype b_type,
+                                                          const uint8_t *b, ptrdiff_t ldb, float *c,
+                                                          ptrdiff_t ldc) {
+    const ptrdiff_t size = element_bytes(b_type);
     int j = 0;
     for (; j + LV_NV * LV_W <= n; j += LV_NV * LV_W) {
-        gemm_columns(LV_NV, m, k, a, lda, b + j, ldb, c + j, ldc);
+        gemm_columns(LV_NV, m, k, a, lda, b_type, b + j * size, ldb, c + j, ldc);
     }
     for (; j + LV_W <= n; j += LV_W) {
-        gemm_columns(1, m, k, a, lda, b + j, ldb, c + j, ldc);
+        gemm_columns(1, m, k, a, lda, b_type, b + j * size, ldb, c + j, ldc);
     }
     for (; j < n; j++) {
         for (int i = 0; i < m; i++) {
             float sum = c[i * ldc + j];
             for (int p = 0; p < k; p++) {
-                sum += a[i * lda + p] * b[p * ldb + j];
+                sum += a[i * lda + p] * scalar_as_f32(b_type, b + (p * ldb + j) * size);
             }
             c[i * ldc + j] = sum;
         }
     }
 }
 
-static vf load_as_f32(lv_dtype dtype, const uint8_t *p) {
-    if (dtype == LV_F32) {
-        vf value;
-        memcpy(&value, p, sizeof value);
-        return value;
+static void gemm(int m, int n, int k, const float *a, ptrdiff_t lda, lv_dtype b_type, const void *b,
+                 ptrdiff_t ldb, float *c, ptrdiff_t ldc) {
+    if (b_type == LV_I8) {
+        gemm_as(m, n, k, a, lda, LV_I8, b, ldb, c, ldc);
+    } else if (b_type == LV_F16) {
+        gemm_as(m, n, k, a, lda, LV_F16, b, ldb, c, ldc);
+    } else {
+        gemm_as(m, n, k, a, lda, LV_F32, b, ldb, c, ldc);
     }
-    if (dtype == LV_F16) {
-        return lv_load_f16(p);
-    }
-    vh half;
-    memcpy(&half, p, sizeof half);
-    return (vf)(__builtin_convertvector(half, vu) << 16);
 }
 
 // LV_W rows x LV_W columns -> their transpose: log2(LV_W) perfect shuffles of the row vectors.
@@ -115,7 +149,7 @@ static void transpose(vf *v) {
 
 static inline __attribute__((always_inline)) void
 pack_as(lv_dtype dtype, const uint8_t *const *rows, int n_j, int n_k, float *out) {
-    ptrdiff_t size = (ptrdiff_t)lv_dtype_bytes(dtype);
+    const ptrdiff_t size = element_bytes(dtype);
     for (int j = 0; j < n_j; j += LV_W) {
         int k = 0;
         for (; k + LV_W <= n_k; k += LV_W) {
@@ -146,6 +180,73 @@ static void pack(lv_dtype dtype, const uint8_t *const *rows, int n_j, int n_k, f
         pack_as(LV_BF16, rows, n_j, n_k, out);
     } else {
         pack_as(LV_F32, rows, n_j, n_k, out);
+    }
+}
+
+// c[mr, 4] of stride 64 = x w^T: lanes are k, so that weights are used as they lie.
+static inline __attribute__((always_inline)) void
+dot_tile(lv_dtype dtype, int mr, const uint8_t *const *rows, int n_k, const float *x, float *c) {
+    const ptrdiff_t size = element_bytes(dtype);
+    vf sum[LV_NV][DOT_OUTPUTS] = {{{0}}};
+    int k = 0;
+    for (; k + LV_W <= n_k; k += LV_W) {
+        vf w[DOT_OUTPUTS];
+#pragma GCC unroll 4
+        for (int j = 0; j < DOT_OUTPUTS; j++) {
+            w[j] = load_as_f32(dtype, rows[j] + k * size);
+            __builtin_prefetch(rows[j] + k * size + DOT_AHEAD, 0, 2);
+        }
+#pragma GCC unroll 4
+        for (int r = 0; r < mr; r++) {
+            vf xr = load(x + (ptrdiff_t)r * n_k + k);
+#pragma GCC unroll 4
+            for (int j = 0; j < DOT_OUTPUTS; j++) {
+                sum[r][j] += xr * w[j];
+            }
+        }
+    }
+    for (int r = 0; r < mr; r++) {
+        for (int j = 0; j < DOT_OUTPUTS; j++) {
+            float lanes[LV_W];
+            store(lanes, sum[r][j]);
+            for (int n = LV_W / 2; n > 0; n /= 2) {
+                for (int i = 0; i < n; i++) {
+                    lanes[i] += lanes[i + n];
+                }
+            }
+            for (int i = k; i < n_k; i++) {
+                lanes[0] += x[(ptrdiff_t)r * n_k + i] * scalar_as_f32(dtype, rows[j] + i * size);
+            }
+            c[r * LV_CPU_PANEL + j] = lanes[0];
+        }
+    }
+}
+
+static inline __attribute__((always_inline)) void dot_as(lv_dtype dtype, const uint8_t *const *rows,
+                                                         int n_j, int n_k, const float *x, int m,
+                                                         float *c) {
+    for (int j = 0; j < n_j; j += DOT_OUTPUTS) {
+        int i = 0;
+        for (; i + LV_NV <= m; i += LV_NV) {
+            dot_tile(dtype, LV_NV, rows + j, n_k, x + (ptrdiff_t)i * n_k, c + i * LV_CPU_PANEL + j);
+        }
+        for (; i + 2 <= m; i += 2) {
+            dot_tile(dtype, 2, rows + j, n_k, x + (ptrdiff_t)i * n_k, c + i * LV_CPU_PANEL + j);
+        }
+        if (i < m) {
+            dot_tile(dtype, 1, rows + j, n_k, x + (ptrdiff_t)i * n_k, c + i * LV_CPU_PANEL + j);
+        }
+    }
+}
+
+static void dot(lv_dtype dtype, const uint8_t *const *rows, int n_j, int n_k, const float *x, int m,
+                float *c) {
+    if (dtype == LV_F16) {
+        dot_as(LV_F16, rows, n_j, n_k, x, m, c);
+    } else if (dtype == LV_BF16) {
+        dot_as(LV_BF16, rows, n_j, n_k, x, m, c);
+    } else {
+        dot_as(LV_F32, rows, n_j, n_k, x, m, c);
     }
 }
 
@@ -275,13 +376,29 @@ static void silu_mul(const float *gate, const float *up, int n, float *out) {
     }
 }
 
-static void convert_f16(const uint16_t *source, int n, float *out) {
+static void multiply(float *x, const float *factors, int n) {
+    for (int i = 0; i < n; i++) {
+        x[i] *= factors[i];
+    }
+}
+
+static inline __attribute__((always_inline)) void convert_as(lv_dtype dtype, const uint8_t *source,
+                                                             int n, float *out) {
+    const ptrdiff_t size = element_bytes(dtype);
     int i = 0;
     for (; i + LV_W <= n; i += LV_W) {
-        store(out + i, lv_load_f16((const uint8_t *)(source + i)));
+        store(out + i, load_as_f32(dtype, source + i * size));
     }
     for (; i < n; i++) {
-        out[i] = lv_f16_to_f32(source[i]);
+        out[i] = scalar_as_f32(dtype, source + i * size);
+    }
+}
+
+static void convert(lv_dtype dtype, const void *source, int n, float *out) {
+    if (dtype == LV_I8) {
+        convert_as(LV_I8, source, n, out);
+    } else {
+        convert_as(LV_F16, source, n, out);
     }
 }
 
@@ -315,9 +432,26 @@ static void quantise(const float *x, int n_in, int block, int r, int n_r, int16_
     }
 }
 
+// As above, with one scale for all and 8 bits.
+static float quantise_i8(const float *x, int n, int8_t *q) {
+    float max = 0, bad = 0;
+    for (int i = 0; i < n; i++) {
+        float a = fabsf(x[i]);
+        max = a > max ? a : max;
+        bad += x[i] * 0.0f;
+    }
+    float inverse = max > 1e-30f ? 127.0f / max : 0;
+    for (int i = 0; i < n; i++) {
+        float t = x[i] * inverse;
+        q[i] = bad == 0.0f ? (int8_t)rintf(t) : 0;
+    }
+    return bad == 0.0f ? max / 127.0f : NAN;
+}
+
 const lv_vector_kernels LV_KERNELS = {
     .gemm = gemm,
     .pack = pack,
+    .dot = dot,
     .layer_norm = layer_norm,
     .rms_norm = rms_norm,
     .softmax = softmax,
@@ -325,6 +459,8 @@ const lv_vector_kernels LV_KERNELS = {
     .activate = activate,
     .silu_mul = silu_mul,
     .scale = scale,
-    .convert_f16 = convert_f16,
+    .multiply = multiply,
+    .convert = convert,
     .quantise = quantise,
+    .quantise_i8 = quantise_i8,
 };

@@ -13,6 +13,10 @@ static inline vf lv_load_f16(const uint8_t *p) {
     return (vf)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p));
 }
 
+static inline vf lv_load_i8(const uint8_t *p) {
+    return (vf)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)p)));
+}
+
 #include "kernels/cpu/vector.inc.h"
 #else
 typedef int lv_not_x86; // an empty file is not C

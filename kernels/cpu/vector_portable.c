@@ -17,4 +17,9 @@ static inline vf lv_load_f16(const uint8_t *p) {
     return (vf)(magnitude | (bits & 0x8000) << 16);
 }
 
+static inline vf lv_load_i8(const uint8_t *p) {
+    const int8_t *q = (const int8_t *)p;
+    return (vf){q[0], q[1], q[2], q[3]};
+}
+
 #include "kernels/cpu/vector.inc.h"

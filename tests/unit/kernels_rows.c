@@ -70,6 +70,43 @@ static void test_swiglu_and_logits(lv_backend *ref, lv_backend *be, const char *
     free(x), free(norm);
 }
 
+// Logits of dense heads, odd widths and all: the reference's, and for each row the same bits alone
+// and among others, with one thread and with three.
+static void test_logits(lv_backend *ref, lv_backend *one, lv_backend *three, const char *name) {
+    static const lv_dtype dtypes[] = {LV_F32, LV_F16, LV_BF16};
+    static const int widths[][2] = {{130, 37}, {33, 300}, {300, 2080}}; // vocabulary, inputs
+    enum { M = 7 };
+    for (int i = 0; i < 9; i++) {
+        int vocab = widths[i / 3][0], d = widths[i / 3][1];
+        lv_linear_source head = dense_source(vocab, d, dtypes[i % 3], (size_t)(i % 3) + 1, true);
+        lv_backend *all[3] = {ref, one, three};
+        float *x = random_floats((size_t)(M * d)), *norm = random_floats((size_t)d), *logits[3];
+        float *alone = poisoned((size_t)vocab);
+        int32_t rows[M] = {6, 0, 3, 3, 1, 5, 2};
+        lv_linear *w[3];
+        for (int b = 0; b < 3; b++) {
+            logits[b] = poisoned((size_t)(M * vocab));
+            CHECK_OK(all[b]->ops->linear_load(all[b], &head, 1, &w[b]));
+            CHECK_OK(all[b]->ops->norm_logits(all[b], x, rows, M, norm, 1e-6f, w[b], logits[b]));
+        }
+        size_t n = (size_t)(M * vocab);
+        double error = relative_error(logits[1], logits[0], n);
+        CHECK(error < 2e-6, "%s: logits %d: %g", name, i, error);
+        CHECK(!memcmp(logits[1], logits[2], n * 4), "%s: logits %d: threads change bits", name, i);
+        for (int r = 0; r < M; r++) {
+            CHECK_OK(one->ops->norm_logits(one, x, &rows[r], 1, norm, 1e-6f, w[1], alone));
+            CHECK(memcmp(alone, logits[1] + r * vocab, (size_t)vocab * 4) == 0,
+                  "%s: logits %d: row %d alone and among %d", name, i, r, M);
+        }
+        for (int b = 0; b < 3; b++) {
+            all[b]->ops->linear_free(all[b], w[b]);
+            free(logits[b]);
+        }
+        free(x), free(norm), free(alone);
+        free_source(&head, (size_t)(i % 3) + 1);
+    }
+}
+
 // The activations over the whole range, where exp must neither overflow nor lose its sign.
 static void test_activation_range(lv_backend *ref, lv_backend *be, const char *name) {
     static const float one = 1.0f;
@@ -160,8 +197,9 @@ static void test_open(void) {
 int main(void) {
     lv_backend *ref = open_reference();
     for (int isa = 0; isa < N_ISAS; isa++) {
-        lv_backend *be = open_isa(isa, 3);
+        lv_backend *be = open_isa(isa, 3), *one = open_isa(isa, 1);
         if (be) {
+            test_logits(ref, one, be, isas[isa]);
             test_layer_norm(ref, be, isas[isa]);
             test_patch_embed(ref, be, isas[isa]);
             test_swiglu_and_logits(ref, be, isas[isa], false);
@@ -171,6 +209,7 @@ int main(void) {
             test_memory(be);
         }
         lv_backend_close(be);
+        lv_backend_close(one);
     }
     test_tables(ref);
     lv_backend_close(ref);
