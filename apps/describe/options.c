@@ -17,6 +17,7 @@ typedef enum option_kind {
     NUMBER,
     SEED,
     ROPE,
+    QUANT_POLICY,
     SHARD
 } option_kind;
 
@@ -97,6 +98,8 @@ static const option_spec specs[] = {
      "tokens a conversation may hold (default: as trained)"},
     {NULL, 0, "rope-scaling", "TYPE[:FACTOR]", ROPE, AT(rope), 0, 0,
      "beyond the trained length: dynamic, linear or yarn (yarn:4)"},
+    {NULL, 0, "quant-policy", "0|8", QUANT_POLICY, AT(model.kv_dtype), 0, 0,
+     "8 keeps the conversation in int8, in less memory (default 0)"},
 
     {"Output", 0, "json", NULL, FLAG, AT(json), 0, 0,
      "one JSON object a line: text, finish reason, tokens, timings"},
@@ -256,6 +259,16 @@ static bool parse_rope(const option_spec *spec, const char *text, lv_rope_config
     return false;
 }
 
+// LMDeploy's numbers: how many bits a value of the KV cache has, 0 being the device's own choice.
+static bool parse_quant_policy(const option_spec *spec, const char *text, lv_dtype *out) {
+    if (strcmp(text, "0") != 0 && strcmp(text, "8") != 0) {
+        complain(NULL, "--%s %s: expected 0 or 8", spec->name, text);
+        return false;
+    }
+    *out = *text == '8' ? LV_I8 : LV_NONE;
+    return true;
+}
+
 static bool store(const option_spec *spec, const char *text, describe_options *out) {
     void *field = (char *)out + spec->offset;
     double number = 0;
@@ -292,6 +305,8 @@ static bool store(const option_spec *spec, const char *text, describe_options *o
     case ROPE:
         out->has_rope = true;
         return parse_rope(spec, text, field);
+    case QUANT_POLICY:
+        return parse_quant_policy(spec, text, field);
     case SHARD:
         if (!shard_parse(text, field)) {
             complain(NULL, "--%s %s: expected I/N, as 2/3 for the second of three parts",

@@ -47,6 +47,9 @@ class Checkpoints(Case):
 
     def test_good_ones(self):
         self.assertEqual(self.describe("--model", "model", "good.png").status, 0)
+        for policy in "08":
+            result = self.describe("--model", "model", "--quant-policy", policy, "good.png")
+            self.assertEqual((result.status, result.err), (0, ""))
         for args in (["hf16"], ["awq64"], ["rope_yarn"], ["orig16"],
                      ["orig15", "--vision-model", os.path.join(TINY, "orig15_clip")]):
             result = self.describe("--model", os.path.join(TINY, args[0]), *args[1:], "good.png")

@@ -48,6 +48,8 @@ class Options(Case):
         self.refused("--device", "cuda:", "good.png", naming="cuda:N")
         for value in ("linear:", "linear:0.5", "yarn:", "cubic:2", "linear:nan", "linear:2x"):
             self.refused("--rope-scaling", value, "good.png", naming="linear:2")
+        for value in ("4", "08", "8x", ""):
+            self.refused("--quant-policy", value, "good.png", naming="0 or 8")
 
     def test_values_that_are_not_there(self):
         self.refused("good.png", "--prompt", naming="TEXT")
