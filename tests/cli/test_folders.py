@@ -368,10 +368,10 @@ class Ends(Folders):
         self.kill_at_random(10, 4, check, "--sidecar", ".txt")
 
     def test_interrupted(self):
-        names = self.many()
+        names = self.many()[:40]
         for n_signals in (1, 2):
-            process = self.start("--max-tokens", "20", "--output", f"{n_signals}.jsonl", "many",
-                                 stderr=subprocess.PIPE)
+            args = ("--max-tokens", "200", "--output", f"{n_signals}.jsonl", *names)
+            process = self.start(*args, stderr=subprocess.PIPE)
             end = time.monotonic() + SECONDS
             path = os.path.join(self.dir, f"{n_signals}.jsonl")
             while not (os.path.exists(path) and os.path.getsize(path)):
@@ -384,9 +384,11 @@ class Ends(Folders):
             if n_signals == 1:
                 self.assertIn(" left", err.splitlines()[-1])
             n_done = len(self.captions(f"{n_signals}.jsonl"))
-            self.assertTrue(0 < n_done < N_MANY, n_done)
-            self.good("--max-tokens", "20", "--output", f"{n_signals}.jsonl", "many")
+            self.assertTrue(0 < n_done < len(names), n_done)
+            self.good(*args)
             self.assertEqual(list(self.captions(f"{n_signals}.jsonl")), names)
+            self.assertEqual({row["finish_reason"] for row in self.records(f"{n_signals}.jsonl")}
+                             - {"stop", "length"}, set())
 
     def test_interrupted_while_a_picture_is_waited_for(self):
         process = self.start("-q", "--output", "out.jsonl", "good.png", "-", stdin=subprocess.PIPE)
