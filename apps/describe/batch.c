@@ -120,7 +120,8 @@ static void describe_one(batch *b, const describe_input *input, lv_picture *pict
 
 static void say_summary(const batch *b) {
     double spent = now_s() - b->start_s;
-    char took[16], rest[160] = "", *to = rest, *end = rest + sizeof rest;
+    lv_shard shard = b->app->options->shard;
+    char took[16], part[48] = "", rest[160] = "", *to = rest, *end = rest + sizeof rest;
     if (b->n_cut) {
         to +=
             snprintf(to, (size_t)(end - to), ", %d cut by --max-tokens or --session-len", b->n_cut);
@@ -136,7 +137,10 @@ static void say_summary(const batch *b) {
     if (n_left) {
         snprintf(to, (size_t)(end - to), ", %d left", n_left);
     }
-    note("described %d picture%s in %s (%.2f images/s, %.0f tokens/s)%s", b->n_done,
+    if (shard.count > 1) {
+        snprintf(part, sizeof part, "part %d of %d: ", shard.index + 1, shard.count);
+    }
+    note("%sdescribed %d picture%s in %s (%.2f images/s, %.0f tokens/s)%s", part, b->n_done,
          b->n_done == 1 ? "" : "s", clock_text(spent, took), b->n_done / spent,
          (double)b->n_tokens / spent, rest);
 }

@@ -410,6 +410,8 @@ class Ends(Folders):
         again = self.run_describe("--max-tokens", "2", "--output", "o.jsonl", "photos", "good.png")
         self.assertIn("described 1 picture in 0:", again.errors[-1])
         self.assertIn("4 had captions already, 1 failed", again.errors[-1])
+        part = self.run_describe("--max-tokens", "2", "--shard", "2/3", "photos")
+        self.assertIn("part 2 of 3: described 2 pictures in 0:", part.errors[-1])
         for quiet in ((), ("-q",)):
             terminal = Terminal(self, *quiet, "--max-tokens", "2", "--output", "o.jsonl",
                                 "--overwrite", "photos")
