@@ -37,8 +37,8 @@ typedef struct lv_turn {
     int n_images;
 } lv_turn;
 
-// "vicuna_v1", "llava_v1", "mistral_instruct", "chatml_direct", "llava_llama_2", "plain"; lists
-// them all.
+// "vicuna_v1", "llava_v1", "llava_hf" (llava-hf 1.5: no system text, no </s>), "mistral_instruct",
+// "chatml_direct", "llava_llama_2", "plain"; lists them all.
 const char *const *lv_template_names(void); // NULL-terminated
 
 // The template for a checkpoint: by its folder's name and config, or `name` where it is not NULL.
@@ -46,7 +46,8 @@ lv_status lv_template_choose(const lv_config *config, const char *dir, const cha
                              int *out) LV_MUST_CHECK;
 
 // The whole prompt of a conversation, ready for the answer: BOS, then each stretch of text between
-// pictures tokenised on its own (as the references do), LV_IMAGE_TOKEN in between.
+// pictures tokenised on its own (as the references do), LV_IMAGE_TOKEN in between. "</s>" and the
+// like inside a turn stay words: only the template writes tokens that steer the model.
 lv_status lv_prompt_build(const lv_tokenizer *tokenizer, int template_id, const lv_turn *turns,
                           int n_turns, lv_ids *out) LV_MUST_CHECK;
 
