@@ -6,6 +6,7 @@ import glob
 import json
 import os
 import random
+import re
 import resource
 import shutil
 import signal
@@ -230,6 +231,11 @@ class Files(Folders):
             self.assertEqual((result.status, len(result.errors)), (2, 1), result.err)
             self.assertEqual(self.read(name).encode(), text)
 
+    @staticmethod
+    def locks():
+        with open("/proc/locks", encoding="ascii") as file:
+            return file.read()
+
     def test_two_runs_at_once(self):
         with open(os.path.join(self.dir, "out.jsonl"), "w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
@@ -239,11 +245,11 @@ class Files(Folders):
         # A run that waits for its picture holds the lock.
         first = self.start("-q", "--output", "out.jsonl", "-", stdin=subprocess.PIPE)
         end = time.monotonic() + SECONDS
-        while True:
-            result = self.describe("--output", "out.jsonl", "good.png")
-            if result.status or time.monotonic() > end:
-                break
-            os.remove(os.path.join(self.dir, "out.jsonl"))
+        while not re.search(rf"FLOCK +ADVISORY +WRITE +{first.pid} ", self.locks()):
+            self.assertLess(time.monotonic(), end, "the run has not locked its file")
+            self.assertIsNone(first.poll(), "the run ended before its picture came")
+            time.sleep(.01)
+        result = self.describe("--output", "out.jsonl", "good.png")
         self.assertEqual(result.status, 2, result.err)
         first.communicate(png(), timeout=SECONDS)
         self.assertEqual(first.returncode, 0)
