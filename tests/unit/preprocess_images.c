@@ -81,18 +81,7 @@ static void check_line(const char *line) {
 }
 
 static void check_goldens(void) {
-    FILE *goldens = fopen(LV_SOURCE_DIR "/tests/golden/pillow_images.txt", "r");
-    CHECK(goldens);
-    char line[256];
-    int n_lines = 0;
-    while (goldens && fgets(line, sizeof(line), goldens)) {
-        check_line(line);
-        n_lines++;
-    }
-    CHECK(n_lines > 50, "%d lines", n_lines);
-    if (goldens) {
-        fclose(goldens);
-    }
+    check_lines("pillow_images.txt", 50, check_line);
 }
 
 // The eight orientations are one picture: all upright copies agree but for the JPEG of each.

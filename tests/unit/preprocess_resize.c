@@ -20,18 +20,7 @@ static void check_line(const char *line) {
 }
 
 int main(void) {
-    FILE *goldens = fopen(LV_SOURCE_DIR "/tests/golden/pillow_resize.txt", "r");
-    CHECK(goldens);
-    char line[256];
-    int n_lines = 0;
-    while (goldens && fgets(line, sizeof(line), goldens)) {
-        check_line(line);
-        n_lines++;
-    }
-    CHECK(n_lines > 200, "%d lines", n_lines);
-    if (goldens) {
-        fclose(goldens);
-    }
+    check_lines("pillow_resize.txt", 200, check_line);
     lv_image image = noise(4, 3, 0), out;
     CHECK_STATUS(lv_image_resize(&image, 0, 5, &out), LV_EINVAL);
     CHECK(!out.rgb);

@@ -92,18 +92,7 @@ static void check_refusals(void) {
 }
 
 int main(void) {
-    FILE *goldens = fopen(LV_SOURCE_DIR "/tests/golden/pillow_tiles.txt", "r");
-    CHECK(goldens);
-    char line[256];
-    int n_lines = 0;
-    while (goldens && fgets(line, sizeof(line), goldens)) {
-        check_line(line);
-        n_lines++;
-    }
-    CHECK(n_lines > 150, "%d lines", n_lines);
-    if (goldens) {
-        fclose(goldens);
-    }
+    check_lines("pillow_tiles.txt", 150, check_line);
     check_extremes();
     check_refusals();
     return check_done();

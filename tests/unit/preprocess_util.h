@@ -36,6 +36,23 @@ static inline lv_image noise(int width, int height, uint64_t seed) {
     return image;
 }
 
+// Gives each line of tests/golden/`name` to check_line; there must be more than `least`.
+static inline void check_lines(const char *name, int least, void (*check_line)(const char *line)) {
+    char path[512], line[256];
+    int n_lines = 0;
+    snprintf(path, sizeof path, "%s/tests/golden/%s", LV_SOURCE_DIR, name);
+    FILE *goldens = fopen(path, "r");
+    CHECK(goldens, "%s", path);
+    while (goldens && fgets(line, sizeof line, goldens)) {
+        check_line(line);
+        n_lines++;
+    }
+    CHECK(n_lines > least, "%s: %d lines", name, n_lines);
+    if (goldens) {
+        fclose(goldens);
+    }
+}
+
 typedef struct file_bytes {
     uint8_t *data;
     size_t n;
