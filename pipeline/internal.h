@@ -49,8 +49,7 @@ lv_status lv_picture_encode(lv_picture *picture, const char *dump_dir, int index
 lv_status lv_dump(const char *dump_dir, const char *name, int index, lv_dtype dtype,
                   const void *data, int n_dims, const int64_t *dims) LV_MUST_CHECK;
 
-// --- an answer's text: characters, stop strings, outer white space
-// ----------------------------------
+// --- an answer's text: characters, stop strings, outer white space -------------------------------
 
 typedef struct lv_answer_stream lv_answer_stream;
 

@@ -15,8 +15,7 @@
 #include "core/tensor.h"
 #include "llm/grammar.h"
 
-// --- model
-// --------------------------------------------------------------------------------------------
+// --- model ---------------------------------------------------------------------------------------
 
 typedef struct lv_model lv_model;
 
@@ -50,8 +49,7 @@ typedef struct lv_model_info {
 
 lv_model_info lv_model_describe(const lv_model *model);
 
-// --- pictures
-// -----------------------------------------------------------------------------------------
+// --- pictures ------------------------------------------------------------------------------------
 
 typedef struct lv_picture lv_picture;
 
@@ -77,8 +75,7 @@ typedef struct lv_picture_info {
 
 lv_picture_info lv_picture_describe(const lv_picture *picture);
 
-// --- conversations
-// ------------------------------------------------------------------------------------
+// --- conversations -------------------------------------------------------------------------------
 
 typedef struct lv_session lv_session;
 

@@ -23,9 +23,8 @@ struct lv_session {
     bool is_open;       // the sequence
     timeline_key *keys; // [session_len]; the first sequence.length are in the cache
     // The prompt at hand
-    timeline_key *prompt; // [session_len]
-    const void *
-        *prompt_rows; // [session_len] dev, the embedding row of a picture's place; else NULL
+    timeline_key *prompt;     // [session_len]
+    const void **prompt_rows; // [session_len] dev, a picture's embedding row; NULL for a token
     int n_prompt;
     // What the sampler's penalties look at: distinct ids so far and how often each is in the answer
     int32_t *seen_ids, *seen_counts; // [vocab]
@@ -92,16 +91,14 @@ void lv_session_free(lv_session *session) {
     free(session);
 }
 
-// --- the prompt
-// ---------------------------------------------------------------------------------------
+// --- the prompt ----------------------------------------------------------------------------------
 
-static lv_status push_key(lv_session *session, timeline_key key, const void *row) {
-    if (session->n_prompt == session->model->session_len) {
-        return LV_ELIMIT;
+// What the session has no room for is left out: lay_out_prompt refuses such a prompt by its length.
+static void push_key(lv_session *session, timeline_key key, const void *row) {
+    if (session->n_prompt < session->model->session_len) {
+        session->prompt[session->n_prompt] = key;
+        session->prompt_rows[session->n_prompt++] = row;
     }
-    session->prompt[session->n_prompt] = key;
-    session->prompt_rows[session->n_prompt++] = row;
-    return LV_OK;
 }
 
 static const lv_picture *nth_picture(const lv_message *messages, int n_messages, int n) {
@@ -123,7 +120,7 @@ static lv_status lay_out_prompt(lv_session *session, const lv_ids *ids, const lv
     session->n_prompt = 0;
     for (int i = 0; i < ids->n; i++) {
         if (ids->ids[i] != LV_IMAGE_TOKEN) {
-            (void)push_key(session, (timeline_key){0, ids->ids[i]}, NULL);
+            push_key(session, (timeline_key){0, ids->ids[i]}, NULL);
             n_total++;
             continue;
         }
@@ -133,8 +130,7 @@ static lv_status lay_out_prompt(lv_session *session, const lv_ids *ids, const lv
         }
         for (int row = 0; row < picture->n_tokens; row++) {
             const timeline_key key = {(int64_t)picture->serial + 1, row};
-            (void)push_key(session, key,
-                           (const char *)picture->embeddings + (size_t)row * row_bytes);
+            push_key(session, key, (const char *)picture->embeddings + (size_t)row * row_bytes);
         }
         n_total += picture->n_tokens;
         answer->n_image_tokens += picture->n_tokens;
@@ -201,8 +197,7 @@ done:
     return status;
 }
 
-// --- the cache
-// ----------------------------------------------------------------------------------------
+// --- the cache -----------------------------------------------------------------------------------
 
 // Keeps what the cache and the new prompt share. A limit that changes the rotary frequencies makes
 // all cached keys useless, so the timeline starts anew then.
@@ -278,8 +273,7 @@ static lv_status prefill(lv_session *session, lv_text_callback on_text, void *us
     return LV_OK;
 }
 
-// --- the answer
-// ---------------------------------------------------------------------------------------
+// --- the answer ----------------------------------------------------------------------------------
 
 static void see(lv_session *session, int32_t id, int in_answer) {
     if (!session->seen_index[id]) {

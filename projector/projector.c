@@ -82,8 +82,7 @@ void lv_projector_free(lv_projector *projector) {
     free(projector);
 }
 
-// --- the order of a 1.6 picture
-// -----------------------------------------------------------------------
+// --- the order of a 1.6 picture ------------------------------------------------------------------
 
 // The patches [top, bottom) x [left, right) of the joined grid that lie on the picture, not on
 // padding.
@@ -150,8 +149,7 @@ static void merge_order(const lv_projector *projector, const lv_picture_shape *s
     }
 }
 
-// --- running
-// ------------------------------------------------------------------------------------------
+// --- running -------------------------------------------------------------------------------------
 
 static lv_status project(lv_projector *projector, const void *features, size_t n_rows, void *out) {
     lv_backend *be = projector->be;
