@@ -17,16 +17,37 @@ typedef struct lv_backend lv_backend;
 typedef struct lv_linear lv_linear; // weights [n_out, n_in] and bias in the backend's own layout
 typedef struct lv_kv lv_kv; // keys and values of all layers, in blocks of LV_KV_BLOCK tokens
 
+// How linear_load may arrange and shrink what it is given.
+typedef struct lv_linear_options {
+    // Rows r and r + pair of every 2 pair rows are used together (the halves that RoPE rotates,
+    // gate and up) and may be stored side by side; 0: in order. A multiple of 8 that divides n_out
+    // / 2.
+    int pair;
+    enum {
+        LV_AS_STORED,
+        LV_AS_INT4, // dense weights rounded to int4, groups of 128 (as kernels/rtn.h); others stay
+        LV_AS_INT8, // dense weights rounded to int8 with one scale a row; others stay
+    } keep;
+} lv_linear_options;
+
 typedef struct lv_linear_shape {
     int n_out, n_in;
     size_t n_bytes; // of weights, scales and zeros: what one pass over the layer must read
 } lv_linear_shape;
+
+#define LV_ID_ROW INT32_MIN // in lv_batch.ids: the row of x is there already
 
 // What one forward pass works on: the tokens of n_seqs sequences one after another, each sequence's
 // new tokens continuing its cached ones. Arrays are host memory, read before the call returns.
 typedef struct lv_batch {
     int n_seqs;
     int n_tokens;
+    int n_logits;
+    // [n_tokens] token ids; LV_ID_ROW; or -1 - r: the token that row r of the last `sample` gave,
+    // which the host need not know yet.
+    const int32_t *ids;
+    const int32_t *logit_rows; // [n_logits] the rows whose logits are wanted
+    bool steady; // the body does the same for all batches of this size: it may be replayed
     const int32_t *token_start; // [n_seqs + 1] first row of each sequence
     const int32_t
         *kv_length; // [n_seqs] tokens in the cache after this pass; the new ones are the last
@@ -58,7 +79,15 @@ typedef struct lv_sampling {
         *seen_counts; // [n_seen] how often each stands in the answer (0: only in the prompt)
     int n_seen;
     const uint32_t *allowed; // bitmap over the vocabulary; NULL: all allowed
+    bool want_logprob;       // for `collect`
 } lv_sampling;
+
+typedef struct lv_memory {
+    size_t total_bytes, free_bytes; // of the device (CPU: of the machine)
+    size_t used_bytes;              // by this backend's weights, caches and work space
+} lv_memory;
+
+typedef lv_status lv_pass_body(void *user, const lv_batch *batch);
 
 typedef struct lv_ops {
     // Memory. alloc gives 64-byte (CPU) or 256-byte (CUDA) alignment; LV_ENOMEM says how much was
@@ -68,6 +97,7 @@ typedef struct lv_ops {
     lv_status (*upload)(lv_backend *be, void *dev, const void *host, size_t n_bytes);
     lv_status (*download)(lv_backend *be, void *host, const void *dev, size_t n_bytes);
     lv_status (*sync)(lv_backend *be);
+    lv_status (*memory)(lv_backend *be, lv_memory *out);
 
     // f32 host <-> act dev, n elements.
     lv_status (*upload_act)(lv_backend *be, void *dev, const float *host, size_t n);
@@ -75,9 +105,9 @@ typedef struct lv_ops {
 
     // Weights. `parts` (1 to 3 sources of equal n_in and kind) are stacked along n_out: [q; k; v],
     // [gate; up]. The sources' mapped bytes must stay valid as long as the linear (the CPU may use
-    // them in place).
+    // them in place). options may be NULL.
     lv_status (*linear_load)(lv_backend *be, const lv_linear_source *parts, int n_parts,
-                             lv_linear **out);
+                             const lv_linear_options *options, lv_linear **out);
     void (*linear_free)(lv_backend *be, lv_linear *linear);
     lv_linear_shape (*linear_shape)(const lv_linear *linear);
     // A vector or small tensor as f32 dev memory (norm weights, positions, image_newline).
@@ -110,9 +140,12 @@ typedef struct lv_ops {
 
     // --- decoder
     // ----------------------------------------------------------------------------------------
-    // out[i] = row ids[i] of the table [vocab, d]; ids host.
-    lv_status (*embed)(lv_backend *be, const lv_linear *table, const int32_t *ids, int n,
-                       void *out);
+    // Runs body(user), whose operations up to norm_logits are given this same `batch`. A backend
+    // uploads the batch once, and may record what a steady batch's body does and replay that for
+    // the next one with the same user and sizes. Outside of a pass the operations work as well.
+    lv_status (*pass)(lv_backend *be, const lv_batch *batch, lv_pass_body *body, void *user);
+    // out[i] = row ids[i] of the table [vocab, d] where that is not LV_ID_ROW.
+    lv_status (*embed)(lv_backend *be, const lv_batch *batch, const lv_linear *table, void *out);
     // One cache for all layers. kv_dtype: LV_NONE: the backend's default, LV_F32, LV_F16, or LV_I8
     // (int8 per token and head).
     lv_status (*kv_create)(lv_backend *be, int n_layers, int n_kv_heads, int head_dim, int n_blocks,
@@ -126,19 +159,23 @@ typedef struct lv_ops {
                                       const lv_attention_shape *shape, const void *x,
                                       const float *norm, float eps, const lv_linear *qkv, lv_kv *kv,
                                       int layer, void *out_q);
-    // Causal attention of each new token over its sequence's cache, scale 1/sqrt(head_dim).
+    // Causal attention of each new token over its sequence's cache, scale 1/sqrt(head_dim). Follows
+    // norm_qkv_rope_append of the same batch and layer, and may finish what that began.
     lv_status (*attention)(lv_backend *be, const lv_batch *batch, const lv_attention_shape *shape,
                            const void *q, const lv_kv *kv, int layer, void *out);
     // out[m, d_ff] = silu(g) * u with (g | u) = linear(rms_norm(x) * norm), gate_up [2 d_ff, d].
     lv_status (*norm_gate_up_silu)(lv_backend *be, const void *x, int m, const float *norm,
                                    float eps, const lv_linear *gate_up, void *out);
-    // logits f32 dev [n_rows, vocab] = linear(rms_norm(x[rows[i]]) * norm); rows host.
-    lv_status (*norm_logits)(lv_backend *be, const void *x, const int32_t *rows, int n_rows,
+    // logits f32 dev [n_logits, vocab] = linear(rms_norm(x[logit_rows[i]]) * norm).
+    lv_status (*norm_logits)(lv_backend *be, const lv_batch *batch, const void *x,
                              const float *norm, float eps, const lv_linear *head, float *logits);
-    // One token a row of logits f32 dev [n_rows, vocab] (left changed); tokens and logprobs host
-    // [n_rows], the latter (log-softmax of the raw logits at the token) may be NULL.
+    // One token a row of logits f32 dev [n_rows, vocab]; tokens and logprobs host [n_rows], the
+    // latter (log-softmax of the raw logits at the token) may be NULL. Where tokens is NULL the
+    // host does not wait: `collect` gives them. rows' arrays are read before the call returns.
     lv_status (*sample)(lv_backend *be, float *logits, int n_rows, int vocab,
                         const lv_sampling *rows, int32_t *tokens, float *logprobs);
+    // Waits for the last `sample`; its rows' tokens, and logprobs unless NULL.
+    lv_status (*collect)(lv_backend *be, int32_t *tokens, float *logprobs);
 
     void (*close)(lv_backend *be);
 } lv_ops;
@@ -149,6 +186,7 @@ struct lv_backend {
     lv_dtype act;     // activation type
     char device[128]; // what it runs on, in words: "CPU, 2 threads, AVX-512 VNNI"
     bool is_gpu;
+    bool runs_ahead; // the next pass may be begun before the host knows the tokens it starts from
 };
 
 typedef struct lv_backend_options {

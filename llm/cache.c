@@ -11,7 +11,7 @@ size_t lv_cache_block_bytes(const lv_llm *llm, lv_dtype kv_dtype) {
     return llm->be->ops->kv_block_bytes(llm->be, c->n_layers, c->n_kv_heads, c->head_dim, kv_dtype);
 }
 
-lv_status lv_cache_create(const lv_llm *llm, int n_blocks, lv_dtype kv_dtype, lv_cache **out) {
+lv_status lv_cache_create(lv_llm *llm, int n_blocks, lv_dtype kv_dtype, lv_cache **out) {
     *out = NULL;
     if (n_blocks <= 0) {
         return lv_fail(LV_EINVAL, "KV cache of %d blocks", n_blocks);
@@ -25,6 +25,7 @@ lv_status lv_cache_create(const lv_llm *llm, int n_blocks, lv_dtype kv_dtype, lv
     }
     const lv_text_config *c = &llm->config;
     cache->be = llm->be;
+    cache->llm = llm;
     LV_TRY_DONE(llm->be->ops->kv_create(llm->be, c->n_layers, c->n_kv_heads, c->head_dim, n_blocks,
                                         kv_dtype, &cache->kv));
     for (int i = 0; i < n_blocks; i++) {

@@ -12,7 +12,6 @@ typedef struct cursor {
     const lv_chunk *chunks;
     int n_chunks;
     int chunk, offset; // chunks before `chunk` are done, and `offset` tokens of it
-    int n_logits;      // rows of logits written
 } cursor;
 
 // --- checks -------------------------------------------------------------------------------------
@@ -22,7 +21,7 @@ static lv_status check_chunk(const lv_llm *llm, const lv_chunk *chunk) {
         return lv_fail(LV_EINVAL, "a chunk needs a sequence, a token, and ids or embeddings");
     }
     for (int i = 0; chunk->ids && i < chunk->n; i++) {
-        if (chunk->ids[i] < 0 || chunk->ids[i] >= llm->config.vocab_size) {
+        if (chunk->ids[i] < -LV_LLM_MAX_ROWS || chunk->ids[i] >= llm->config.vocab_size) {
             return lv_fail(LV_EINVAL, "token id %d; the vocabulary has %d", chunk->ids[i],
                            llm->config.vocab_size);
         }
@@ -82,18 +81,11 @@ static void roll_back(lv_cache *cache, const lv_chunk *chunks, int n_chunks, con
 
 // --- one pass -----------------------------------------------------------------------------------
 
-// Puts a piece of a chunk into rows [row, row + n) of x. Ids are gathered first and embedded
-// together, up to the next embeddings.
-static lv_status flush_ids(lv_llm *llm, int first, int end) {
-    size_t row_bytes = (size_t)llm->config.d_model * lv_dtype_bytes(llm->be->act);
-    if (first == end) {
-        return LV_OK;
-    }
-    return llm->be->ops->embed(llm->be, llm->embed_tokens, llm->pass.ids + first, end - first,
-                               (char *)llm->x + (size_t)first * row_bytes);
-}
-
+// Rows [row, row + n) of x, and their places in the list of ids, from a chunk's embeddings.
 static lv_status copy_embeddings(lv_llm *llm, const lv_chunk *chunk, int offset, int n, int row) {
+    for (int i = 0; i < n; i++) {
+        llm->pass.ids[row + i] = LV_ID_ROW;
+    }
     size_t row_bytes = (size_t)llm->config.d_model * lv_dtype_bytes(llm->be->act);
     const char *source = (const char *)chunk->embeddings + (size_t)offset * row_bytes;
     return llm->be->ops->gather_rows(llm->be, source, NULL, llm->pass.index, n, llm->config.d_model,
@@ -109,12 +101,11 @@ static void begin_sequence(lv_llm *llm, const lv_sequence *s, int n_seqs, int ro
     memcpy(p->inv_freq + (size_t)n_seqs * (size_t)half, s->inv_freq, (size_t)half * sizeof(float));
 }
 
-// Takes tokens from the cursor until the pass is full; x and the batch's arrays are filled, the
-// sequences' lengths grown. sequences [n_seqs] are those of the pass.
-static lv_status take(lv_llm *llm, cursor *at, lv_batch *batch, const lv_sequence **sequences,
-                      int *out_n_rows) {
+// Takes tokens from the cursor until the pass is full; the batch's arrays are filled, embeddings
+// copied into x, the sequences' lengths grown. sequences [n_seqs] are those of the pass.
+static lv_status take(lv_llm *llm, cursor *at, lv_batch *batch, const lv_sequence **sequences) {
     lv_llm_pass *p = &llm->pass;
-    int row = 0, n_seqs = 0, n_rows = 0, ids_from = 0;
+    int row = 0, n_seqs = 0, n_rows = 0;
     while (at->chunk < at->n_chunks && row < llm->max_tokens) {
         const lv_chunk *chunk = &at->chunks[at->chunk];
         lv_sequence *s = chunk->sequence;
@@ -130,9 +121,7 @@ static lv_status take(lv_llm *llm, cursor *at, lv_batch *batch, const lv_sequenc
         if (chunk->ids) {
             memcpy(p->ids + row, chunk->ids + at->offset, (size_t)n * sizeof *p->ids);
         } else {
-            LV_TRY(flush_ids(llm, ids_from, row));
             LV_TRY(copy_embeddings(llm, chunk, at->offset, n, row));
-            ids_from = row + n;
         }
         row += n;
         s->length += n;
@@ -149,8 +138,8 @@ static lv_status take(lv_llm *llm, cursor *at, lv_batch *batch, const lv_sequenc
     p->token_start[n_seqs] = row;
     batch->n_seqs = n_seqs;
     batch->n_tokens = row;
-    *out_n_rows = n_rows;
-    return flush_ids(llm, ids_from, row);
+    batch->n_logits = n_rows;
+    return LV_OK;
 }
 
 // The block table, as wide as the longest sequence of the pass.
@@ -179,8 +168,11 @@ static lv_status fill_table(lv_llm_pass *p, const lv_sequence *const *sequences,
     return LV_OK;
 }
 
-// x -> x through all layers: five operations each.
-static lv_status run_layers(lv_llm *llm, lv_kv *kv, const lv_batch *batch) {
+// ids and x -> logits: the embedding, five operations a layer, the head. What lv_ops.pass runs.
+static lv_status run_body(void *user, const lv_batch *batch) {
+    const lv_cache *cache = user;
+    lv_llm *llm = cache->llm;
+    lv_kv *kv = cache->kv;
     const lv_text_config *c = &llm->config;
     const lv_ops *ops = llm->be->ops;
     lv_backend *be = llm->be;
@@ -189,6 +181,7 @@ static lv_status run_layers(lv_llm *llm, lv_kv *kv, const lv_batch *batch) {
                                       .n_kv_heads = c->n_kv_heads,
                                       .head_dim = c->head_dim,
                                       .window = c->sliding_window};
+    LV_TRY(ops->embed(be, batch, llm->embed_tokens, llm->x));
     for (int i = 0; i < c->n_layers; i++) {
         const lv_llm_layer *l = &llm->layers[i];
         LV_TRY(ops->norm_qkv_rope_append(be, batch, &shape, llm->x, l->input_layernorm,
@@ -199,7 +192,11 @@ static lv_status run_layers(lv_llm *llm, lv_kv *kv, const lv_batch *batch) {
                                       l->gate_up, llm->hidden));
         LV_TRY(ops->linear(be, llm->hidden, m, l->down_proj, LV_ACT_NONE, llm->x, llm->x));
     }
-    return LV_OK;
+    if (batch->n_logits == 0) {
+        return LV_OK;
+    }
+    float *logits = llm->logits + (size_t)llm->pass.n_logits * (size_t)c->vocab_size;
+    return ops->norm_logits(be, batch, llm->x, llm->norm, c->rms_norm_eps, llm->lm_head, logits);
 }
 
 static lv_status run_pass(lv_llm *llm, lv_cache *cache, cursor *at) {
@@ -208,23 +205,22 @@ static lv_status run_pass(lv_llm *llm, lv_cache *cache, cursor *at) {
     lv_batch batch = {.token_start = p->token_start,
                       .kv_length = p->kv_length,
                       .inv_freq = p->inv_freq,
-                      .rope_scale = p->rope_scale};
-    int n_rows;
-    LV_TRY(take(llm, at, &batch, sequences, &n_rows));
+                      .rope_scale = p->rope_scale,
+                      .ids = p->ids,
+                      .logit_rows = p->rows};
+    LV_TRY(take(llm, at, &batch, sequences));
     LV_TRY(fill_table(p, sequences, &batch));
-    LV_TRY(run_layers(llm, cache->kv, &batch));
-    if (n_rows == 0) {
-        return LV_OK;
-    }
-    float *logits = llm->logits + (size_t)at->n_logits * (size_t)llm->config.vocab_size;
-    at->n_logits += n_rows;
-    return llm->be->ops->norm_logits(llm->be, llm->x, p->rows, n_rows, llm->norm,
-                                     llm->config.rms_norm_eps, llm->lm_head, logits);
+    batch.steady =
+        batch.n_tokens == batch.n_seqs && batch.n_logits == batch.n_seqs && p->n_logits == 0;
+    LV_TRY(llm->be->ops->pass(llm->be, &batch, run_body, cache));
+    p->n_logits += batch.n_logits;
+    return LV_OK;
 }
 
 lv_status lv_llm_forward(lv_llm *llm, lv_cache *cache, const lv_chunk *chunks, int n_chunks,
                          float **out_logits) {
     cursor at = {.chunks = chunks, .n_chunks = n_chunks};
+    llm->pass.n_logits = 0;
     LV_TRY(check_chunks(llm, chunks, n_chunks));
     lv_status status = reserve(cache, chunks, n_chunks);
     while (status == LV_OK && at.chunk < n_chunks) {

@@ -7,7 +7,14 @@
 
 typedef struct lv_llm lv_llm;
 
-lv_status lv_llm_load(const lv_checkpoint *checkpoint, lv_backend *be, lv_llm **out) LV_MUST_CHECK;
+typedef struct lv_llm_options {
+    bool int4_weights; // round dense linears to int4 (groups of 128) while loading
+    bool int8_head;    // round the head to int8 (a scale a row)
+} lv_llm_options;
+
+// options may be NULL.
+lv_status lv_llm_load(const lv_checkpoint *checkpoint, lv_backend *be,
+                      const lv_llm_options *options, lv_llm **out) LV_MUST_CHECK;
 void lv_llm_free(lv_llm *llm);
 const lv_text_config *lv_llm_config(const lv_llm *llm);
 size_t lv_llm_bytes_per_token(const lv_llm *llm); // weight bytes that one decoded token must read
@@ -20,7 +27,7 @@ lv_status lv_rope_frequencies(const lv_text_config *config, const lv_rope_config
 
 // The KV cache in blocks of LV_KV_BLOCK tokens, owned by the caller of the decoder.
 typedef struct lv_cache lv_cache;
-lv_status lv_cache_create(const lv_llm *llm, int n_blocks, lv_dtype kv_dtype,
+lv_status lv_cache_create(lv_llm *llm, int n_blocks, lv_dtype kv_dtype,
                           lv_cache **out) LV_MUST_CHECK;
 void lv_cache_free(lv_cache *cache);
 size_t lv_cache_block_bytes(const lv_llm *llm, lv_dtype kv_dtype);
@@ -41,7 +48,8 @@ lv_status lv_sequence_open(const lv_llm *llm, int limit, const lv_rope_config *s
 void lv_sequence_close(lv_cache *cache, lv_sequence *sequence); // gives its blocks back
 void lv_sequence_truncate(lv_cache *cache, lv_sequence *sequence, int length); // forgets the tail
 
-// New tokens of one sequence in a pass: either ids (host) or embeddings (dev act [n, d_model]).
+// New tokens of one sequence in a pass: either ids (host) or embeddings (dev act [n, d_model]). An
+// id of -1 - r is the token that row r of the last lv_ops.sample gave.
 typedef struct lv_chunk {
     lv_sequence *sequence;
     const int32_t *ids;     // [n], or NULL

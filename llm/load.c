@@ -23,19 +23,25 @@ typedef struct part {
 } part;
 
 static lv_status load_linear(const lv_checkpoint *checkpoint, lv_backend *be, const char *prefix,
-                             const part *parts, int n_parts, int n_in, lv_linear **out) {
+                             const part *parts, int n_parts, int n_in,
+                             const lv_linear_options *options, lv_linear **out) {
     lv_linear_source sources[3];
     char name[256];
     for (int i = 0; i < n_parts; i++) {
         snprintf(name, sizeof name, "%s%s", prefix, parts[i].name);
         LV_TRY(lv_checkpoint_linear(checkpoint, name, parts[i].n_out, n_in, &sources[i]));
     }
-    lv_status status = be->ops->linear_load(be, sources, n_parts, out);
+    lv_status status = be->ops->linear_load(be, sources, n_parts, options, out);
     return status == LV_OK ? LV_OK : lv_fail_in(status, "%s%s", prefix, parts[0].name);
 }
 
 static lv_status load_layer(const lv_checkpoint *checkpoint, lv_backend *be,
-                            const lv_text_config *c, int i, lv_llm_layer *out) {
+                            const lv_text_config *c, const lv_llm_options *options, int i,
+                            lv_llm_layer *out) {
+    const int keep = options->int4_weights ? LV_AS_INT4 : LV_AS_STORED;
+    const lv_linear_options plain = {.keep = keep};
+    const lv_linear_options halves = {.pair = c->head_dim / 2, .keep = keep};
+    const lv_linear_options gated = {.pair = c->d_ff, .keep = keep};
     int q = c->n_heads * c->head_dim, kv = c->n_kv_heads * c->head_dim;
     char prefix[64], name[128];
     snprintf(prefix, sizeof prefix, "language_model.layers.%d.", i);
@@ -48,21 +54,23 @@ static lv_status load_layer(const lv_checkpoint *checkpoint, lv_backend *be,
     const part o[] = {{"self_attn.o_proj", c->d_model}};
     const part gate_up[] = {{"mlp.gate_proj", c->d_ff}, {"mlp.up_proj", c->d_ff}};
     const part down[] = {{"mlp.down_proj", c->d_model}};
-    LV_TRY(load_linear(checkpoint, be, prefix, qkv, 3, c->d_model, &out->qkv));
-    LV_TRY(load_linear(checkpoint, be, prefix, o, 1, q, &out->o_proj));
-    LV_TRY(load_linear(checkpoint, be, prefix, gate_up, 2, c->d_model, &out->gate_up));
-    return load_linear(checkpoint, be, prefix, down, 1, c->d_ff, &out->down_proj);
+    LV_TRY(load_linear(checkpoint, be, prefix, qkv, 3, c->d_model, &halves, &out->qkv));
+    LV_TRY(load_linear(checkpoint, be, prefix, o, 1, q, &plain, &out->o_proj));
+    LV_TRY(load_linear(checkpoint, be, prefix, gate_up, 2, c->d_model, &gated, &out->gate_up));
+    return load_linear(checkpoint, be, prefix, down, 1, c->d_ff, &plain, &out->down_proj);
 }
 
-static lv_status load_weights(const lv_checkpoint *checkpoint, lv_llm *llm) {
+static lv_status load_weights(const lv_checkpoint *checkpoint, const lv_llm_options *options,
+                              lv_llm *llm) {
+    const lv_linear_options for_head = {.keep = options->int8_head ? LV_AS_INT8 : LV_AS_STORED};
     const lv_text_config *c = &llm->config;
     const part embed[] = {{"language_model.embed_tokens", c->vocab_size}};
     const part head[] = {{"lm_head", c->vocab_size}};
-    LV_TRY(load_linear(checkpoint, llm->be, "", embed, 1, c->d_model, &llm->embed_tokens));
+    LV_TRY(load_linear(checkpoint, llm->be, "", embed, 1, c->d_model, NULL, &llm->embed_tokens));
     if (c->tie_embeddings) {
         llm->lm_head = llm->embed_tokens;
     } else {
-        LV_TRY(load_linear(checkpoint, llm->be, "", head, 1, c->d_model, &llm->lm_head));
+        LV_TRY(load_linear(checkpoint, llm->be, "", head, 1, c->d_model, &for_head, &llm->lm_head));
     }
     LV_TRY(load_norm(checkpoint, llm->be, "language_model.norm.weight", c->d_model, &llm->norm));
     llm->layers = calloc((size_t)c->n_layers, sizeof *llm->layers);
@@ -70,7 +78,7 @@ static lv_status load_weights(const lv_checkpoint *checkpoint, lv_llm *llm) {
         return lv_fail(LV_ENOMEM, "out of memory for %d layers", c->n_layers);
     }
     for (int i = 0; i < c->n_layers; i++) {
-        LV_TRY(load_layer(checkpoint, llm->be, c, i, &llm->layers[i]));
+        LV_TRY(load_layer(checkpoint, llm->be, c, options, i, &llm->layers[i]));
     }
     return LV_OK;
 }
@@ -144,7 +152,9 @@ static lv_status check_config(const lv_text_config *c) {
     return LV_OK;
 }
 
-lv_status lv_llm_load(const lv_checkpoint *checkpoint, lv_backend *be, lv_llm **out) {
+lv_status lv_llm_load(const lv_checkpoint *checkpoint, lv_backend *be,
+                      const lv_llm_options *options, lv_llm **out) {
+    static const lv_llm_options defaults = {0};
     const lv_text_config *config = &lv_checkpoint_config(checkpoint)->text;
     *out = NULL;
     LV_TRY(check_config(config));
@@ -155,7 +165,7 @@ lv_status lv_llm_load(const lv_checkpoint *checkpoint, lv_backend *be, lv_llm **
     llm->be = be;
     llm->config = *config;
     lv_status status = LV_OK;
-    LV_TRY_DONE(load_weights(checkpoint, llm));
+    LV_TRY_DONE(load_weights(checkpoint, options ? options : &defaults, llm));
     LV_TRY_DONE(allocate(llm));
     *out = llm;
     return LV_OK;

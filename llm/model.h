@@ -26,6 +26,7 @@ typedef struct lv_llm_pass {
     int32_t *ids;      // [max_tokens]
     int32_t *index;    // [max_tokens] 0, 1, 2, ...: copies rows through gather_rows
     int32_t *rows;     // [LV_LLM_MAX_ROWS] rows that want logits
+    int n_logits;      // rows of logits that this call's passes have written
 } lv_llm_pass;
 
 struct lv_llm {
@@ -46,6 +47,7 @@ struct lv_llm {
 
 struct lv_cache {
     lv_backend *be;
+    lv_llm *llm; // whose it is
     lv_kv *kv;
     int n_blocks, n_free;
     int32_t *free_blocks; // [n_blocks] a stack; the first n_free are free

@@ -348,8 +348,9 @@ static lv_status allow(lv_session *session, int n_left, const float *logits, con
     return LV_OK;
 }
 
+// Begins to draw the next token; lv_ops.collect gives it.
 static lv_status sample(lv_session *session, const lv_params *params, int step,
-                        const uint32_t *allowed, float *logits, int32_t *out) {
+                        const uint32_t *allowed, float *logits) {
     lv_backend *be = session->model->be;
     const lv_sampling row = {.temperature = params->temperature,
                              .top_k = params->top_k,
@@ -364,10 +365,20 @@ static lv_status sample(lv_session *session, const lv_params *params, int step,
                              .seen_counts = session->seen_counts,
                              .n_seen = session->n_seen,
                              .allowed = allowed};
-    return be->ops->sample(be, logits, 1, session->model->config->text.vocab_size, &row, out, NULL);
+    return be->ops->sample(be, logits, 1, session->model->config->text.vocab_size, &row, NULL,
+                           NULL);
 }
 
-// Draws, shows and feeds back tokens until something ends the answer.
+// Feeds the token drawn last, or -1 for the one that is still being drawn.
+static lv_status step(lv_session *session, int32_t id, float **out_logits) {
+    const lv_chunk chunk = {
+        .sequence = &session->sequence, .ids = &id, .n = 1, .want_logits = true};
+    return lv_llm_forward(session->model->llm, session->cache, &chunk, 1, out_logits);
+}
+
+// Draws, shows and feeds back tokens until something ends the answer. A device that runs ahead is
+// given the next step before the host looks at the token it starts from; the caller takes that step
+// back where the answer has ended.
 static lv_status decode(lv_session *session, const lv_params *params, int max_tokens, double start,
                         float *logits, lv_answer_stream *stream, lv_answer *answer) {
     lv_model *model = session->model;
@@ -376,14 +387,20 @@ static lv_status decode(lv_session *session, const lv_params *params, int max_to
     for (;;) {
         int32_t id;
         bool is_stopped = false;
-        const int n_room = model->session_len - session->sequence.length + 1;
+        const int n_cached = session->n_prompt + answer->n_tokens;
+        const int n_room = model->session_len - n_cached + 1;
         const int n_left = max_tokens - answer->n_tokens;
         const lv_finish full = n_left <= n_room ? LV_FINISH_LENGTH : LV_FINISH_CONTEXT;
+        const bool runs_ahead = model->be->runs_ahead && n_left > 1 && n_room > 1;
         const uint32_t *allowed = NULL;
         if (params->grammar) {
             LV_TRY(allow(session, n_left < n_room ? n_left : n_room, logits, &allowed, &is_cut));
         }
-        LV_TRY(sample(session, params, answer->n_tokens, allowed, logits, &id));
+        LV_TRY(sample(session, params, answer->n_tokens, allowed, logits));
+        if (runs_ahead) {
+            LV_TRY(step(session, -1, &logits));
+        }
+        LV_TRY(model->be->ops->collect(model->be, &id, NULL));
         if (answer->n_tokens == 0) {
             answer->first_token_ms = lv_now_ms() - start;
         }
@@ -408,18 +425,14 @@ static lv_status decode(lv_session *session, const lv_params *params, int max_to
                 return LV_OK;
             }
         }
-        if (answer->n_tokens == max_tokens) {
-            answer->finish = LV_FINISH_LENGTH;
+        if (n_left == 1 || n_room == 1) {
+            answer->finish = n_left == 1 ? LV_FINISH_LENGTH : LV_FINISH_CONTEXT;
             return LV_OK;
         }
-        if (session->sequence.length == model->session_len) {
-            answer->finish = LV_FINISH_CONTEXT;
-            return LV_OK;
+        session->keys[n_cached] = (timeline_key){0, id};
+        if (!runs_ahead) {
+            LV_TRY(step(session, id, &logits));
         }
-        session->keys[session->sequence.length] = (timeline_key){0, id};
-        const lv_chunk chunk = {
-            .sequence = &session->sequence, .ids = &id, .n = 1, .want_logits = true};
-        LV_TRY(lv_llm_forward(model->llm, session->cache, &chunk, 1, &logits));
     }
 }
 
@@ -483,7 +496,10 @@ lv_status lv_session_answer(lv_session *session, const lv_message *messages, int
     LV_TRY_DONE(lv_answer_stream_open(
         model->tokenizer, params->stop, params->n_stop,
         params->grammar ? NULL : lv_template_stops(model->template_id), on_text, user, &stream));
-    LV_TRY_DONE(decode(session, params, max_tokens, start, logits, stream, out));
+    status = decode(session, params, max_tokens, start, logits, stream, out);
+    lv_sequence_truncate(session->cache, &session->sequence,
+                         session->n_prompt + (out->n_tokens > 0 ? out->n_tokens - 1 : 0));
+    LV_TRY_DONE(status);
     LV_TRY_DONE(lv_answer_stream_finish(stream, &out->text));
     out->decode_ms = lv_now_ms() - decode_start;
 done:

@@ -49,10 +49,10 @@ lv_status lv_projector_load(const lv_checkpoint *checkpoint, lv_backend *be, lv_
     lv_linear_source source;
     LV_TRY_DONE(lv_checkpoint_linear(checkpoint, "multi_modal_projector.linear_1",
                                      projector->d_hidden, config->vision.d_model, &source));
-    LV_TRY_DONE(be->ops->linear_load(be, &source, 1, &projector->linear_1));
+    LV_TRY_DONE(be->ops->linear_load(be, &source, 1, NULL, &projector->linear_1));
     LV_TRY_DONE(lv_checkpoint_linear(checkpoint, "multi_modal_projector.linear_2",
                                      projector->d_model, projector->d_hidden, &source));
-    LV_TRY_DONE(be->ops->linear_load(be, &source, 1, &projector->linear_2));
+    LV_TRY_DONE(be->ops->linear_load(be, &source, 1, NULL, &projector->linear_2));
     if (config->is_next && config->spatial_unpad) {
         lv_tensor newline;
         LV_TRY_DONE(lv_checkpoint_tensor(checkpoint, "image_newline", 1,

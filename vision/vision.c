@@ -68,7 +68,7 @@ static lv_status load_linear(const lv_checkpoint *checkpoint, lv_backend *be, co
         snprintf(name, sizeof name, "%s%s", prefix, names[i]);
         LV_TRY(lv_checkpoint_linear(checkpoint, name, n_out, n_in, &parts[i]));
     }
-    return be->ops->linear_load(be, parts, n_names, out);
+    return be->ops->linear_load(be, parts, n_names, NULL, out);
 }
 
 static lv_status load_layer(const lv_checkpoint *checkpoint, lv_vision *vision, int index) {
@@ -106,7 +106,7 @@ static lv_status load_embeddings(const lv_checkpoint *checkpoint, lv_vision *vis
     kernel.dims[1] = 3 * p * p;
     const lv_linear_source source = {
         .n_out = (int)d, .n_in = (int)kernel.dims[1], .weight = kernel};
-    LV_TRY(be->ops->linear_load(be, &source, 1, &vision->patch_embedding));
+    LV_TRY(be->ops->linear_load(be, &source, 1, NULL, &vision->patch_embedding));
 
     LV_TRY(load_vector(checkpoint, be, "vision_tower.embeddings.class_embedding", d,
                        &vision->class_embedding));

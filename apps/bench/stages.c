@@ -190,7 +190,7 @@ static lv_status run_llm(const lv_checkpoint *checkpoint, lv_backend *be, const 
     int longest = (o->context > o->n_prompt ? o->context : o->n_prompt) + o->n_decode;
     int n_blocks = o->batch * (longest / LV_KV_BLOCK + 1);
     double start = bench_now();
-    LV_TRY_DONE(lv_llm_load(checkpoint, be, &d.llm));
+    LV_TRY_DONE(lv_llm_load(checkpoint, be, NULL, &d.llm));
     report->load_ms = (bench_now() - start) * 1e3;
     report->weight_bytes = lv_llm_bytes_per_token(d.llm);
     LV_TRY_DONE(lv_cache_create(d.llm, n_blocks, o->kv_dtype, &d.cache));

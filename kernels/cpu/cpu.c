@@ -82,6 +82,32 @@ static lv_status cpu_sync(lv_backend *be) {
     return LV_OK;
 }
 
+static lv_status cpu_pass(lv_backend *be, const lv_batch *batch, lv_pass_body *body, void *user) {
+    (void)be;
+    return body(user, batch);
+}
+
+// Of the machine; what this process has taken shows in free_bytes only.
+static lv_status cpu_memory(lv_backend *be, lv_memory *out) {
+    (void)be;
+    *out = (lv_memory){0};
+    FILE *file = fopen("/proc/meminfo", "r");
+    if (!file) {
+        return lv_fail(LV_EIO, "/proc/meminfo cannot be read");
+    }
+    char line[256];
+    while (fgets(line, sizeof line, file)) {
+        unsigned long long kib;
+        if (sscanf(line, "MemTotal: %llu", &kib) == 1) {
+            out->total_bytes = (size_t)kib * 1024;
+        } else if (sscanf(line, "MemAvailable: %llu", &kib) == 1) {
+            out->free_bytes = (size_t)kib * 1024;
+        }
+    }
+    fclose(file);
+    return LV_OK;
+}
+
 static lv_status download_act(lv_backend *be, float *host, const void *dev, size_t n) {
     return lv_cpu_copy(be, host, dev, n * sizeof(float));
 }
@@ -96,6 +122,8 @@ static void shared_ops(lv_ops *ops) {
     ops->upload = lv_cpu_copy;
     ops->download = lv_cpu_copy;
     ops->sync = cpu_sync;
+    ops->memory = cpu_memory;
+    ops->pass = cpu_pass;
     ops->upload_act = upload_act;
     ops->download_act = download_act;
     ops->linear_load = lv_cpu_linear_load;
@@ -108,6 +136,7 @@ static void shared_ops(lv_ops *ops) {
     ops->kv_free = lv_cpu_kv_free;
     ops->kv_block_bytes = lv_cpu_kv_block_bytes;
     ops->sample = lv_cpu_sample;
+    ops->collect = lv_cpu_collect;
     ops->close = cpu_close;
 }
 

@@ -10,6 +10,7 @@
 #define LV_INT4_TILE 16       // outputs interleaved in one 64-byte line
 #define LV_INT4_MAX_BLOCK 256 // most k that share one activation scale
 #define LV_CPU_N_SCRATCH 6
+#define LV_CPU_MAX_SAMPLED 256 // rows of one call of sample
 
 // Instruction sets, each including those before it.
 typedef enum lv_cpu_isa { LV_ISA_PORTABLE, LV_ISA_AVX2, LV_ISA_AVX512, LV_ISA_VNNI } lv_cpu_isa;
@@ -124,6 +125,9 @@ typedef struct lv_cpu {
         void *data;
         size_t n_bytes;
     } scratch[LV_CPU_N_SCRATCH]; // grow only: nothing is allocated once the largest shape was seen
+    int n_sampled;               // by the last call of sample
+    int32_t tokens[LV_CPU_MAX_SAMPLED];
+    float logprobs[LV_CPU_MAX_SAMPLED];
 } lv_cpu;
 
 // Users of scratch memory that may be alive at the same time.
@@ -146,12 +150,11 @@ lv_status lv_cpu_alloc(lv_backend *be, size_t n_bytes, void **out);
 void lv_cpu_free(lv_backend *be, void *dev);
 lv_status lv_cpu_copy(lv_backend *be, void *to, const void *from, size_t n_bytes);
 lv_status lv_cpu_linear_load(lv_backend *be, const lv_linear_source *parts, int n_parts,
-                             lv_linear **out);
+                             const lv_linear_options *options, lv_linear **out);
 void lv_cpu_linear_free(lv_backend *be, lv_linear *linear);
 lv_linear_shape lv_cpu_linear_shape(const lv_linear *linear);
 lv_status lv_cpu_tensor_load(lv_backend *be, const lv_tensor *source, float **out);
-lv_status lv_cpu_embed(lv_backend *be, const lv_linear *table, const int32_t *ids, int n,
-                       void *out);
+lv_status lv_cpu_embed(lv_backend *be, const lv_batch *batch, const lv_linear *table, void *out);
 lv_status lv_cpu_gather_rows(lv_backend *be, const void *source, const float *extra,
                              const int32_t *index, int n, int d, void *out);
 lv_status lv_cpu_kv_create(lv_backend *be, int n_layers, int n_kv_heads, int head_dim, int n_blocks,
@@ -163,6 +166,7 @@ lv_status lv_cpu_kv_check(const lv_batch *batch, const lv_attention_shape *shape
                           int layer) LV_MUST_CHECK;
 lv_status lv_cpu_sample(lv_backend *be, float *logits, int n_rows, int vocab,
                         const lv_sampling *rows, int32_t *tokens, float *logprobs);
+lv_status lv_cpu_collect(lv_backend *be, int32_t *tokens, float *logprobs);
 
 // linear.c: as the operation `linear`; scratch slots LV_SCRATCH_INT4 and LV_SCRATCH_THREADS.
 lv_status lv_cpu_linear(lv_backend *be, const void *x, int m, const lv_linear *w,

@@ -188,8 +188,10 @@ static lv_status norm_gate_up_silu(lv_backend *be, const void *x, int m, const f
     return LV_OK;
 }
 
-static lv_status norm_logits(lv_backend *be, const void *x, const int32_t *rows, int n_rows,
+static lv_status norm_logits(lv_backend *be, const lv_batch *batch, const void *x,
                              const float *norm, float eps, const lv_linear *head, float *logits) {
+    const int32_t *rows = batch->logit_rows;
+    const int n_rows = batch->n_logits;
     lv_cpu *cpu = (lv_cpu *)be;
     void *h;
     LV_TRY(lv_cpu_scratch(cpu, LV_SCRATCH_NORM,

@@ -335,9 +335,11 @@ static lv_status ref_norm_gate_up_silu(lv_backend *be, const void *x, int m, con
     return LV_OK;
 }
 
-static lv_status ref_norm_logits(lv_backend *be, const void *x, const int32_t *rows, int n_rows,
+static lv_status ref_norm_logits(lv_backend *be, const lv_batch *batch, const void *x,
                                  const float *norm, float eps, const lv_linear *head,
                                  float *logits) {
+    const int32_t *rows = batch->logit_rows;
+    const int n_rows = batch->n_logits;
     void *scratch;
     LV_TRY(lv_cpu_scratch((lv_cpu *)be, LV_SCRATCH_NORM, (size_t)head->n_in * sizeof(float),
                           &scratch));

@@ -172,14 +172,29 @@ static lv_status sample_row(const float *logits, int vocab, const lv_sampling *s
 
 lv_status lv_cpu_sample(lv_backend *be, float *logits, int n_rows, int vocab,
                         const lv_sampling *rows, int32_t *tokens, float *logprobs) {
+    lv_cpu *cpu = (lv_cpu *)be;
     void *scratch;
-    LV_TRY(lv_cpu_scratch((lv_cpu *)be, LV_SCRATCH_SAMPLE,
-                          (size_t)vocab * (sizeof(float) + sizeof(int32_t)), &scratch));
+    if (n_rows < 1 || n_rows > LV_CPU_MAX_SAMPLED) {
+        return lv_fail(LV_EINVAL, "sample: %d rows; expected 1 to %d", n_rows, LV_CPU_MAX_SAMPLED);
+    }
+    cpu->n_sampled = 0;
+    LV_TRY(lv_cpu_scratch(cpu, LV_SCRATCH_SAMPLE, (size_t)vocab * (sizeof(float) + sizeof(int32_t)),
+                          &scratch));
     float *x = scratch;
     int32_t *heap = (int32_t *)(x + vocab);
     for (int i = 0; i < n_rows; i++) {
-        LV_TRY(sample_row(logits + (ptrdiff_t)i * vocab, vocab, &rows[i], x, heap, &tokens[i],
-                          logprobs ? &logprobs[i] : NULL));
+        LV_TRY(sample_row(logits + (ptrdiff_t)i * vocab, vocab, &rows[i], x, heap, &cpu->tokens[i],
+                          logprobs || rows[i].want_logprob ? &cpu->logprobs[i] : NULL));
+    }
+    cpu->n_sampled = n_rows;
+    return tokens ? lv_cpu_collect(be, tokens, logprobs) : LV_OK;
+}
+
+lv_status lv_cpu_collect(lv_backend *be, int32_t *tokens, float *logprobs) {
+    const lv_cpu *cpu = (const lv_cpu *)be;
+    memcpy(tokens, cpu->tokens, (size_t)cpu->n_sampled * sizeof *tokens);
+    if (logprobs) {
+        memcpy(logprobs, cpu->logprobs, (size_t)cpu->n_sampled * sizeof *logprobs);
     }
     return LV_OK;
 }

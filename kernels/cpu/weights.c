@@ -86,7 +86,8 @@ static size_t source_bytes(const lv_linear_source *s) {
 }
 
 lv_status lv_cpu_linear_load(lv_backend *be, const lv_linear_source *parts, int n_parts,
-                             lv_linear **out) {
+                             const lv_linear_options *options, lv_linear **out) {
+    (void)options;
     lv_cpu *cpu = (lv_cpu *)be;
     lv_status status = LV_OK;
     *out = NULL;
@@ -147,19 +148,23 @@ lv_status lv_cpu_tensor_load(lv_backend *be, const lv_tensor *source, float **ou
     return LV_OK;
 }
 
-lv_status lv_cpu_embed(lv_backend *be, const lv_linear *table, const int32_t *ids, int n,
-                       void *out) {
-    (void)be;
+lv_status lv_cpu_embed(lv_backend *be, const lv_batch *batch, const lv_linear *table, void *out) {
+    const lv_cpu *cpu = (const lv_cpu *)be;
     const lv_linear_source *s = &table->parts[0];
     if (table->n_parts != 1 || s->quant != LV_QUANT_NONE) {
         return lv_fail(LV_EUNSUPPORTED, "embedding table: expected one dense tensor");
     }
     size_t d = (size_t)s->n_in, row_bytes = d * lv_dtype_bytes(s->weight.dtype);
-    for (int i = 0; i < n; i++) {
-        if (ids[i] < 0 || ids[i] >= s->n_out) {
-            return lv_fail(LV_EINVAL, "token %d: the vocabulary has %d", ids[i], s->n_out);
+    for (int i = 0; i < batch->n_tokens; i++) {
+        int64_t id = batch->ids[i];
+        if (id == LV_ID_ROW) {
+            continue;
         }
-        lv_to_f32(s->weight.dtype, (const uint8_t *)s->weight.data + (size_t)ids[i] * row_bytes, d,
+        id = id < 0 && -1 - id < cpu->n_sampled ? cpu->tokens[-1 - id] : id;
+        if (id < 0 || id >= s->n_out) {
+            return lv_fail(LV_EINVAL, "token %lld: the vocabulary has %d", (long long)id, s->n_out);
+        }
+        lv_to_f32(s->weight.dtype, (const uint8_t *)s->weight.data + (size_t)id * row_bytes, d,
                   (float *)out + (size_t)i * d);
     }
     return LV_OK;

@@ -54,7 +54,7 @@ static lv_status run(const lv_safetensors *golden, const char *folder, const cha
     lv_status status;
     LV_TRY_DONE(lv_checkpoint_open(folder, NULL, &checkpoint));
     LV_TRY_DONE(lv_backend_open(&options, &be));
-    LV_TRY_DONE(lv_llm_load(checkpoint, be, &llm));
+    LV_TRY_DONE(lv_llm_load(checkpoint, be, NULL, &llm));
     LV_TRY_DONE(lv_cache_create(llm, 8, LV_F32, &cache));
     const int limit = (int)lv_tensor_count(&lv_safetensors_find(golden, "ids")->tensor);
     LV_TRY_DONE(lv_sequence_open(llm, limit, NULL, &sequence));

@@ -44,7 +44,7 @@ static lv_status machine_open(machine *m, const char *backend) {
     LV_TRY(lv_backend_open(&options, &m->be));
     LV_TRY(lv_vision_load(m->checkpoint, m->be, &m->vision));
     LV_TRY(lv_projector_load(m->checkpoint, m->be, &m->projector));
-    LV_TRY(lv_llm_load(m->checkpoint, m->be, &m->llm));
+    LV_TRY(lv_llm_load(m->checkpoint, m->be, NULL, &m->llm));
     LV_TRY(lv_cache_create(m->llm, 16, LV_F32, &m->cache));
     return lv_tokenizer_open(m->folder, m->config, &m->tokenizer);
 }

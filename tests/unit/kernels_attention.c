@@ -36,8 +36,14 @@ static void make_batch(const setup *s, int first, int n, int pass, batch_data *d
         }
         d->rope_scale[i] = seq == 1 ? 1.1f : 1.0f;
     }
-    d->batch = (lv_batch){n,        d->token_start[n], d->token_start, d->kv_length,
-                          d->table, MAX_BLOCKS,        d->inv_freq,    d->rope_scale};
+    d->batch = (lv_batch){.n_seqs = n,
+                          .n_tokens = d->token_start[n],
+                          .token_start = d->token_start,
+                          .kv_length = d->kv_length,
+                          .block_table = d->table,
+                          .max_blocks = MAX_BLOCKS,
+                          .inv_freq = d->inv_freq,
+                          .rope_scale = d->rope_scale};
 }
 
 typedef struct model {
@@ -61,7 +67,7 @@ static void poison_cache(lv_backend *be, lv_kv *kv, const setup *s) {
         all.length[0] = 64;
         make_batch(&all, 0, 1, 0, &d);
         d.table[0] = b;
-        CHECK_OK(be->ops->linear_load(be, &source, 1, &linear));
+        CHECK_OK(be->ops->linear_load(be, &source, 1, NULL, &linear));
         CHECK_OK(be->ops->norm_qkv_rope_append(be, &d.batch, &s->shape, x, norm, 1e-5f, linear, kv,
                                                0, q));
         CHECK_OK(be->ops->norm_qkv_rope_append(be, &d.batch, &s->shape, x, norm, 1e-5f, linear, kv,
@@ -82,7 +88,7 @@ static void run_passes(lv_backend *be, lv_backend *reader, const setup *s, const
     lv_linear *qkv = NULL;
     lv_kv *kv = NULL;
     batch_data d;
-    CHECK_OK(be->ops->linear_load(be, &m->qkv, 1, &qkv));
+    CHECK_OK(be->ops->linear_load(be, &m->qkv, 1, NULL, &qkv));
     CHECK_OK(be->ops->kv_create(be, 2, s->shape.n_kv_heads, hd, N_BLOCKS, s->kv_dtype, &kv));
     poison_cache(be, kv, s);
     for (int pass = 0; pass < 2; pass++) {
@@ -194,7 +200,7 @@ static void test_steps(lv_backend *be, const char *isa, lv_dtype kv_dtype) {
     lv_kv *kv = NULL;
     batch_data d;
     run_passes(be, be, &s, &m, 0, 1, &q, &together);
-    CHECK_OK(be->ops->linear_load(be, &m.qkv, 1, &qkv));
+    CHECK_OK(be->ops->linear_load(be, &m.qkv, 1, NULL, &qkv));
     CHECK_OK(be->ops->kv_create(be, 1, 2, 24, N_BLOCKS, kv_dtype, &kv));
     for (int i = 0; i < 58 + N; i++) {
         const float *x = i < 58 ? m.x[0] + i * m.d : m.x[1] + (i - 58) * m.d;

@@ -9,7 +9,7 @@ typedef struct shape {
 
 static lv_linear *load_linear(lv_backend *be, const lv_linear_source *parts, int n_parts) {
     lv_linear *linear = NULL;
-    CHECK_OK(be->ops->linear_load(be, parts, n_parts, &linear));
+    CHECK_OK(be->ops->linear_load(be, parts, n_parts, NULL, &linear));
     return linear;
 }
 
@@ -215,15 +215,15 @@ static void test_refusals(lv_backend *be) {
     lv_linear_source parts[2] = {a, a};
     b.n_in = 24;
     parts[1] = b;
-    CHECK_STATUS(be->ops->linear_load(be, parts, 2, &linear), LV_EINVAL);
+    CHECK_STATUS(be->ops->linear_load(be, parts, 2, NULL, &linear), LV_EINVAL);
     b = a;
     b.weight.dtype = LV_I32;
-    CHECK_STATUS(be->ops->linear_load(be, &b, 1, &linear), LV_EFORMAT);
+    CHECK_STATUS(be->ops->linear_load(be, &b, 1, NULL, &linear), LV_EFORMAT);
     lv_linear_source q = awq_source(16, 64, 32, false);
     q.group_size = 48;
-    CHECK_STATUS(be->ops->linear_load(be, &q, 1, &linear), LV_EUNSUPPORTED);
+    CHECK_STATUS(be->ops->linear_load(be, &q, 1, NULL, &linear), LV_EUNSUPPORTED);
     q.group_size = 64;
-    CHECK_STATUS(be->ops->linear_load(be, &q, 1, &linear), LV_EFORMAT);
+    CHECK_STATUS(be->ops->linear_load(be, &q, 1, NULL, &linear), LV_EFORMAT);
     free_source(&a, 0);
     free_source(&q, 0);
 }

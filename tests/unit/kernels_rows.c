@@ -29,7 +29,7 @@ static void test_patch_embed(lv_backend *ref, lv_backend *be, const char *name) 
     lv_backend *both[2] = {ref, be};
     for (int i = 0; i < 2; i++) {
         lv_linear *w = NULL;
-        CHECK_OK(both[i]->ops->linear_load(both[i], &source, 1, &w));
+        CHECK_OK(both[i]->ops->linear_load(both[i], &source, 1, NULL, &w));
         CHECK_OK(
             both[i]->ops->patch_embed(both[i], pixels, N, SIDE, PATCH, w, cls, positions, out[i]));
         both[i]->ops->linear_free(both[i], w);
@@ -47,15 +47,16 @@ static void test_swiglu_and_logits(lv_backend *ref, lv_backend *be, const char *
         parts[i] = awq ? awq_source(FF, D, 32, false) : dense_source(FF, D, LV_BF16, 1, false);
     }
     static const int32_t rows[3] = {18, 0, 7};
+    const lv_batch batch = {.n_tokens = M, .n_logits = 3, .logit_rows = rows};
     float *x = random_floats(M * D), *norm = random_floats(D);
     float *ff[2] = {poisoned(M * FF), poisoned(M * FF)};
     float *logits[2] = {poisoned(3 * 2 * FF), poisoned(3 * 2 * FF)};
     lv_backend *both[2] = {ref, be};
     for (int i = 0; i < 2; i++) {
         lv_linear *w = NULL;
-        CHECK_OK(both[i]->ops->linear_load(both[i], parts, 2, &w));
+        CHECK_OK(both[i]->ops->linear_load(both[i], parts, 2, NULL, &w));
         CHECK_OK(both[i]->ops->norm_gate_up_silu(both[i], x, M, norm, 1e-6f, w, ff[i]));
-        CHECK_OK(both[i]->ops->norm_logits(both[i], x, rows, 3, norm, 1e-6f, w, logits[i]));
+        CHECK_OK(both[i]->ops->norm_logits(both[i], &batch, x, norm, 1e-6f, w, logits[i]));
         both[i]->ops->linear_free(both[i], w);
     }
     double bar = awq ? 2e-4 : 3e-6;
@@ -83,18 +84,20 @@ static void test_logits(lv_backend *ref, lv_backend *one, lv_backend *three, con
         float *x = random_floats((size_t)(M * d)), *norm = random_floats((size_t)d), *logits[3];
         float *alone = poisoned((size_t)vocab);
         int32_t rows[M] = {6, 0, 3, 3, 1, 5, 2};
+        const lv_batch batch = {.n_tokens = M, .n_logits = M, .logit_rows = rows};
         lv_linear *w[3];
         for (int b = 0; b < 3; b++) {
             logits[b] = poisoned((size_t)(M * vocab));
-            CHECK_OK(all[b]->ops->linear_load(all[b], &head, 1, &w[b]));
-            CHECK_OK(all[b]->ops->norm_logits(all[b], x, rows, M, norm, 1e-6f, w[b], logits[b]));
+            CHECK_OK(all[b]->ops->linear_load(all[b], &head, 1, NULL, &w[b]));
+            CHECK_OK(all[b]->ops->norm_logits(all[b], &batch, x, norm, 1e-6f, w[b], logits[b]));
         }
         size_t n = (size_t)(M * vocab);
         double error = relative_error(logits[1], logits[0], n);
         CHECK(error < 2e-6, "%s: logits %d: %g", name, i, error);
         CHECK(!memcmp(logits[1], logits[2], n * 4), "%s: logits %d: threads change bits", name, i);
         for (int r = 0; r < M; r++) {
-            CHECK_OK(one->ops->norm_logits(one, x, &rows[r], 1, norm, 1e-6f, w[1], alone));
+            const lv_batch single = {.n_tokens = M, .n_logits = 1, .logit_rows = &rows[r]};
+            CHECK_OK(one->ops->norm_logits(one, &single, x, norm, 1e-6f, w[1], alone));
             CHECK(memcmp(alone, logits[1] + r * vocab, (size_t)vocab * 4) == 0,
                   "%s: logits %d: row %d alone and among %d", name, i, r, M);
         }
@@ -118,8 +121,8 @@ static void test_activation_range(lv_backend *ref, lv_backend *be, const char *n
     }
     for (int a = LV_ACT_NONE; a <= LV_ACT_SILU; a++) {
         lv_linear *w[2] = {NULL, NULL};
-        CHECK_OK(ref->ops->linear_load(ref, &source, 1, &w[0]));
-        CHECK_OK(be->ops->linear_load(be, &source, 1, &w[1]));
+        CHECK_OK(ref->ops->linear_load(ref, &source, 1, NULL, &w[0]));
+        CHECK_OK(be->ops->linear_load(be, &source, 1, NULL, &w[1]));
         CHECK_OK(ref->ops->linear(ref, x, N, w[0], (lv_activation)a, NULL, want));
         CHECK_OK(be->ops->linear(be, x, N, w[1], (lv_activation)a, NULL, got));
         for (int i = 0; i < N; i++) {
@@ -138,14 +141,15 @@ static void test_tables(lv_backend *be) {
     lv_linear *table = NULL;
     int32_t ids[3] = {4, 0, 4}, bad[1] = {5}, index[3] = {1, -1, 0};
     float out[9], extra[3] = {7, 8, 9}, *loaded;
-    CHECK_OK(be->ops->linear_load(be, &source, 1, &table));
-    CHECK_OK(be->ops->embed(be, table, ids, 3, out));
+    CHECK_OK(be->ops->linear_load(be, &source, 1, NULL, &table));
+    lv_batch batch = {.n_tokens = 3, .ids = ids}, bad_batch = {.n_tokens = 1, .ids = bad};
+    CHECK_OK(be->ops->embed(be, &batch, table, out));
     for (int i = 0; i < 9; i++) {
         uint16_t half;
         memcpy(&half, (const uint8_t *)source.weight.data + (ids[i / 3] * 3 + i % 3) * 2, 2);
         CHECK(out[i] == lv_f16_to_f32(half), "embed %d", i);
     }
-    CHECK_STATUS(be->ops->embed(be, table, bad, 1, out), LV_EINVAL);
+    CHECK_STATUS(be->ops->embed(be, &bad_batch, table, out), LV_EINVAL);
     float gathered[9];
     CHECK_OK(be->ops->gather_rows(be, out, extra, index, 3, 3, gathered));
     CHECK(memcmp(gathered, out + 3, 12) == 0 && memcmp(gathered + 3, extra, 12) == 0 &&

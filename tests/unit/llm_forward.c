@@ -426,7 +426,7 @@ static void run(const variant *v, bool reference) {
     write_checkpoint(v);
     CHECK_OK(lv_checkpoint_open(folder, NULL, &checkpoint));
     CHECK_OK(lv_backend_open(&options, &be));
-    CHECK_OK(lv_llm_load(checkpoint, be, &llm));
+    CHECK_OK(lv_llm_load(checkpoint, be, NULL, &llm));
     CHECK_OK(lv_cache_create(llm, 64, LV_F32, &cache));
     if (check_n_failed) {
         return;
@@ -467,7 +467,7 @@ static void test_missing(void) {
     const lv_backend_options options = {.device = "cpu"};
     CHECK_OK(lv_checkpoint_open(folder, NULL, &checkpoint));
     CHECK_OK(lv_backend_open(&options, &be));
-    lv_status status = lv_llm_load(checkpoint, be, &llm);
+    lv_status status = lv_llm_load(checkpoint, be, NULL, &llm);
     CHECK(status == LV_ENOTFOUND && !llm && strstr(lv_error(), "lm_head"), "%s: %s",
           lv_status_name(status), lv_error());
     lv_backend_close(be);
