@@ -6,10 +6,11 @@ add_library(lv_settings INTERFACE)
 target_include_directories(lv_settings INTERFACE ${PROJECT_SOURCE_DIR})
 target_compile_definitions(lv_settings INTERFACE _GNU_SOURCE LV_VERSION="${PROJECT_VERSION}")
 target_compile_options(lv_settings INTERFACE
-  -Wall -Wextra -Wshadow -Wconversion -Werror -fno-math-errno
+  $<$<COMPILE_LANGUAGE:C,CXX>:-Wall -Wextra -Wshadow -Wconversion -Werror -fno-math-errno>
   $<$<COMPILE_LANGUAGE:C>:-Wstrict-prototypes -Wmissing-prototypes>)
 if(LV_SANITIZE)
-  target_compile_options(lv_settings INTERFACE -fsanitize=address,undefined -fno-omit-frame-pointer -fno-sanitize-recover=undefined)
+  target_compile_options(lv_settings INTERFACE $<$<COMPILE_LANGUAGE:C,CXX>:-fsanitize=address,undefined
+    -fno-omit-frame-pointer -fno-sanitize-recover=undefined>)
   target_link_options(lv_settings INTERFACE -fsanitize=address,undefined)
 endif()
 

@@ -17,17 +17,18 @@ typedef struct lv_backend lv_backend;
 typedef struct lv_linear lv_linear; // weights [n_out, n_in] and bias in the backend's own layout
 typedef struct lv_kv lv_kv; // keys and values of all layers, in blocks of LV_KV_BLOCK tokens
 
-// How linear_load may arrange and shrink what it is given.
+// What linear_load makes of dense weights. Quantised ones stay as they are.
+typedef enum lv_keep {
+    LV_AS_STORED,
+    LV_AS_INT4, // rounded to int4, groups of 128 along n_in (kernels/rtn.h)
+    LV_AS_INT8  // rounded to int8, one scale a row
+} lv_keep;
+
 typedef struct lv_linear_options {
-    // Rows r and r + pair of every 2 pair rows are used together (the halves that RoPE rotates,
-    // gate and up) and may be stored side by side; 0: in order. A multiple of 8 that divides n_out
-    // / 2.
+    // Rows r and r + pair of every 2 pair rows are used together (the halves that RoPE rotates, gate
+    // and up): a backend may store them side by side. 0: none are.
     int pair;
-    enum {
-        LV_AS_STORED,
-        LV_AS_INT4, // dense weights rounded to int4, groups of 128 (as kernels/rtn.h); others stay
-        LV_AS_INT8, // dense weights rounded to int8 with one scale a row; others stay
-    } keep;
+    lv_keep keep;
 } lv_linear_options;
 
 typedef struct lv_linear_shape {

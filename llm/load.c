@@ -38,7 +38,7 @@ static lv_status load_linear(const lv_checkpoint *checkpoint, lv_backend *be, co
 static lv_status load_layer(const lv_checkpoint *checkpoint, lv_backend *be,
                             const lv_text_config *c, const lv_llm_options *options, int i,
                             lv_llm_layer *out) {
-    const int keep = options->int4_weights ? LV_AS_INT4 : LV_AS_STORED;
+    const lv_keep keep = options->int4_weights ? LV_AS_INT4 : LV_AS_STORED;
     const lv_linear_options plain = {.keep = keep};
     const lv_linear_options halves = {.pair = c->head_dim / 2, .keep = keep};
     const lv_linear_options gated = {.pair = c->d_ff, .keep = keep};

@@ -1,0 +1,47 @@
+// Starting kernels, with programmatic dependent launch where the device has it.
+#ifndef LV_KERNELS_CUDA_LAUNCH_CUH
+#define LV_KERNELS_CUDA_LAUNCH_CUH
+
+#include <cuda_fp16.h>
+#include <cuda_runtime.h>
+
+#include "kernels/cuda/cuda.h"
+
+// Every kernel calls lv_wait_previous() before it touches what an earlier kernel may write, on all
+// paths; only weights may be read before. lv_launch_next() lets the next kernel start its prologue.
+__device__ static inline void lv_wait_previous() {
+#if __CUDA_ARCH__ >= 900
+    cudaGridDependencySynchronize();
+#endif
+}
+
+__device__ static inline void lv_launch_next() {
+#if __CUDA_ARCH__ >= 900
+    cudaTriggerProgrammaticLaunchCompletion();
+#endif
+}
+
+template <class... Params, class... Args>
+static lv_status lv_launch(lv_cuda *cuda, const char *name, void (*kernel)(Params...), dim3 grid,
+                           dim3 block, size_t shared_bytes, Args... args) {
+    if (shared_bytes > 48 * 1024) {
+        LV_TRY(lv_cuda_check(cuda,
+                             cudaFuncSetAttribute((const void *)kernel,
+                                                  cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                                  (int)shared_bytes),
+                             name));
+    }
+    cudaLaunchAttribute attribute[1];
+    attribute[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attribute[0].val.programmaticStreamSerializationAllowed = 1;
+    cudaLaunchConfig_t config = {};
+    config.gridDim = grid;
+    config.blockDim = block;
+    config.dynamicSmemBytes = shared_bytes;
+    config.stream = cuda->stream;
+    config.attrs = attribute;
+    config.numAttrs = cuda->sm >= 90 ? 1 : 0;
+    return lv_cuda_check(cuda, cudaLaunchKernelEx(&config, kernel, (Params)args...), name);
+}
+
+#endif
