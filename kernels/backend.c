@@ -1,4 +1,5 @@
 // Which backend runs: by name, or the first that works.
+#include <stdio.h>
 #include <string.h>
 
 #include "kernels/ops.h"
@@ -17,7 +18,11 @@ lv_status lv_backend_open(const lv_backend_options *options, lv_backend **out) {
         if (!options->reference && lv_cuda_open(options, out) == LV_OK) {
             return LV_OK;
         }
-        return lv_cpu_open(options, out);
+        char no_gpu[sizeof(*out)->no_gpu];
+        snprintf(no_gpu, sizeof no_gpu, "%s", options->reference ? "" : lv_error());
+        LV_TRY(lv_cpu_open(options, out));
+        memcpy((*out)->no_gpu, no_gpu, sizeof no_gpu);
+        return LV_OK;
     }
     if (strcmp(device, "cuda") == 0 || strncmp(device, "cuda:", 5) == 0) {
         lv_status status = lv_cuda_open(options, out);

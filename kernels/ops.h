@@ -25,8 +25,8 @@ typedef enum lv_keep {
 } lv_keep;
 
 typedef struct lv_linear_options {
-    // Rows r and r + pair of every 2 pair rows are used together (the halves that RoPE rotates, gate
-    // and up): a backend may store them side by side. 0: none are.
+    // Rows r and r + pair of every 2 pair rows are used together (the halves that RoPE rotates,
+    // gate and up): a backend may store them side by side. 0: none are.
     int pair;
     lv_keep keep;
 } lv_linear_options;
@@ -55,6 +55,7 @@ typedef struct lv_batch {
     const int32_t
         *block_table; // [n_seqs, max_blocks] block of the sequence's tokens 64 j .. 64 j + 63
     int max_blocks;
+    int head_dim;
     const float
         *inv_freq; // [n_seqs, head_dim / 2] rotary frequencies, scaled as the sequence needs
     const float *rope_scale; // [n_seqs] factor on cos and sin (1 but for YaRN)
@@ -186,6 +187,7 @@ struct lv_backend {
     const lv_ops *ops;
     lv_dtype act;     // activation type
     char device[128]; // what it runs on, in words: "CPU, 2 threads, AVX-512 VNNI"
+    char no_gpu[128]; // why "auto" did not take a GPU; "" where it did, or was not asked
     bool is_gpu;
     bool runs_ahead; // the next pass may be begun before the host knows the tokens it starts from
 };

@@ -204,6 +204,7 @@ static lv_status run_pass(lv_llm *llm, lv_cache *cache, cursor *at) {
     lv_llm_pass *p = &llm->pass;
     lv_batch batch = {.token_start = p->token_start,
                       .kv_length = p->kv_length,
+                      .head_dim = llm->config.head_dim,
                       .inv_freq = p->inv_freq,
                       .rope_scale = p->rope_scale,
                       .ids = p->ids,

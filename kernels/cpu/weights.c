@@ -5,55 +5,7 @@
 
 #include "core/files.h"
 #include "kernels/cpu/cpu.h"
-
-static bool is_float(lv_dtype dtype) {
-    return dtype == LV_F32 || dtype == LV_F16 || dtype == LV_BF16;
-}
-
-static bool has_shape(const lv_tensor *t, int64_t d0, int64_t d1) {
-    return t->data && t->n_dims == 2 && t->dims[0] == d0 && t->dims[1] == d1;
-}
-
-static lv_status check_awq(const lv_linear_source *s) {
-    if (s->group_size <= 0 || s->group_size % 8 || s->n_in % s->group_size || s->n_out % 8) {
-        return lv_fail(LV_EUNSUPPORTED,
-                       "int4 linear [%d, %d]: group size %d: expected a multiple of 8 that divides "
-                       "n_in, and n_out a multiple of 8",
-                       s->n_out, s->n_in, s->group_size);
-    }
-    int n_groups = s->n_in / s->group_size;
-    if (!has_shape(&s->qweight, s->n_in, s->n_out / 8) || s->qweight.dtype != LV_I32 ||
-        !has_shape(&s->qzeros, n_groups, s->n_out / 8) || s->qzeros.dtype != LV_I32 ||
-        !has_shape(&s->scales, n_groups, s->n_out) || s->scales.dtype != LV_F16) {
-        return lv_fail(LV_EFORMAT,
-                       "int4 linear [%d, %d]: qweight, qzeros or scales of another shape "
-                       "or type",
-                       s->n_out, s->n_in);
-    }
-    return LV_OK;
-}
-
-static lv_status check_source(const lv_linear_source *s, const lv_linear_source *first) {
-    if (s->n_out <= 0 || s->n_in <= 0 || s->n_in != first->n_in || s->quant != first->quant ||
-        (s->quant == LV_QUANT_AWQ ? s->group_size != first->group_size
-                                  : s->weight.dtype != first->weight.dtype)) {
-        return lv_fail(LV_EINVAL, "linear [%d, %d]: parts must share n_in, kind and type", s->n_out,
-                       s->n_in);
-    }
-    if (s->bias.data && (!is_float(s->bias.dtype) || lv_tensor_count(&s->bias) != s->n_out)) {
-        return lv_fail(LV_EFORMAT, "linear [%d, %d]: bias has another shape or type", s->n_out,
-                       s->n_in);
-    }
-    if (s->quant == LV_QUANT_AWQ) {
-        return check_awq(s);
-    }
-    if (!s->weight.data || !is_float(s->weight.dtype) ||
-        lv_tensor_count(&s->weight) != (int64_t)s->n_out * s->n_in) {
-        return lv_fail(LV_EFORMAT, "linear [%d, %d]: weight has another shape or type", s->n_out,
-                       s->n_in);
-    }
-    return LV_OK;
-}
+#include "kernels/sources.h"
 
 // Biases of all parts in one row; parts without one count as 0.
 static lv_status load_bias(lv_linear *linear) {
@@ -91,23 +43,18 @@ lv_status lv_cpu_linear_load(lv_backend *be, const lv_linear_source *parts, int 
     lv_cpu *cpu = (lv_cpu *)be;
     lv_status status = LV_OK;
     *out = NULL;
-    if (n_parts < 1 || n_parts > 3) {
-        return lv_fail(LV_EINVAL, "linear of %d parts: expected 1 to 3", n_parts);
-    }
+    int n_out;
+    LV_TRY(lv_check_sources(parts, n_parts, &n_out));
     lv_linear *linear = calloc(1, sizeof *linear);
     if (!linear) {
         return lv_fail(LV_ENOMEM, "linear: out of memory");
     }
+    linear->n_out = n_out;
     linear->n_in = parts[0].n_in;
     linear->n_parts = n_parts;
     for (int i = 0; i < n_parts; i++) {
-        LV_TRY_DONE(check_source(&parts[i], &parts[0]));
         linear->parts[i] = parts[i];
         linear->n_bytes += source_bytes(&parts[i]);
-        if (!lv_add(linear->n_out, parts[i].n_out, &linear->n_out)) {
-            status = lv_fail(LV_EFORMAT, "linear: too many outputs");
-            goto done;
-        }
     }
     LV_TRY_DONE(load_bias(linear));
     if (parts[0].quant == LV_QUANT_AWQ && !cpu->reference) {
@@ -138,10 +85,7 @@ lv_status lv_cpu_tensor_load(lv_backend *be, const lv_tensor *source, float **ou
     int64_t n = lv_tensor_count(source);
     void *data;
     *out = NULL;
-    if (!source->data || n <= 0 || !is_float(source->dtype)) {
-        return lv_fail(LV_EINVAL, "tensor of %lld %s: expected f32, f16 or bf16", (long long)n,
-                       lv_dtype_name(source->dtype));
-    }
+    LV_TRY(lv_check_tensor(source));
     LV_TRY(lv_cpu_alloc(be, (size_t)n * sizeof(float), &data));
     lv_to_f32(source->dtype, source->data, (size_t)n, data);
     *out = data;
