@@ -8,7 +8,7 @@
 
 #define NAME_BYTES 128
 #define TILES_PER_PASS_CPU 4
-#define TILES_PER_PASS_GPU 64
+#define TILES_PER_PASS_GPU 20
 
 typedef struct vision_layer {
     float *layer_norm1_weight, *layer_norm1_bias; // [d_model]
