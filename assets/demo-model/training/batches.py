@@ -18,10 +18,10 @@ class Maker:
     """Everything a worker needs to make batches; picklable by its arguments."""
 
     def __init__(self, data, tokenizer, n_image, n_text, styles, held_out_photos=False, augment=True,
-                 sprite_colors=None):
+                 sprite_colors=None, sides=1.0, verdict=1.0, photo_share=PHOTO_SHARE):
         self.sprites, self.styles = P.load_sprites(data)
         self.photos, held = P.load_photos(data)
-        self.augment = augment
+        self.augment, self.photo_share = augment, photo_share
         use = [i for i, h in enumerate(held) if h == held_out_photos]
         self.photo_ids = np.array(use)
         train = [i for i, h in enumerate(held) if not h]
@@ -30,17 +30,17 @@ class Maker:
         # answers may name any concept, also one that the styles of this maker do not draw
         self.names = sorted({s.name for s in self.sprites} | set(self.labels) | set(N.SHAPES))
         self.class_id = {n: i + 1 for i, n in enumerate(self.names)}
-        self.asker = T.Asker(self.planner, self.labels)
+        self.asker = T.Asker(self.planner, self.labels, sides)
         counts = {}
         for i in use:
             counts[self.photos[i][2]] = counts.get(self.photos[i][2], 0) + 1
         w = np.array([counts[self.photos[i][2]] ** (-.35 if augment else 0) for i in use])
         self.photo_p = np.cumsum(w / w.sum())
-        self.rows = T.RowBuilder(spm.SentencePieceProcessor(model_file=tokenizer), 2048, 2049, n_image, n_text)
+        self.rows = T.RowBuilder(spm.SentencePieceProcessor(model_file=tokenizer), 2048, 2049, n_image, n_text, verdict)
 
-    def batch(self, seed, size, photo_share=PHOTO_SHARE, kinds=None, chat_share=.2):
+    def batch(self, seed, size, photo_share=None, kinds=None, chat_share=.2):
         """A dict of arrays. `kinds`: only these types of questions, one a segment (for measuring)."""
-        rng = random.Random(seed)
+        rng, photo_share = random.Random(seed), self.photo_share if photo_share is None else photo_share
         b, rows = self.empty(size), []
         system = 0 if rng.random() < .8 else rng.randrange(3)
         for i in range(size):
@@ -49,7 +49,7 @@ class Maker:
             else:
                 turns = self.plan_scene(rng, b, i, kinds)
             rows.append(self.rows.row(rng, turns, system if not kinds else 0, not kinds and rng.random() < chat_share))
-        for key, part in zip(("ids", "labels", "weights", "seg", "pos", "kinds"), zip(*rows)):
+        for key, part in zip(("ids", "labels", "weights", "seg", "pos", "kinds", "sides"), zip(*rows)):
             b[key] = np.stack(part)
         return b
 

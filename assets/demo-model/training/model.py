@@ -146,8 +146,9 @@ class Net:
         h = F.gelu(F.linear(feats, p[m + "1.weight"].to(d), p[m + "1.bias"].to(d)))
         return F.linear(h, p[m + "2.weight"].to(d), p[m + "2.bias"].to(d))
 
-    def read(self, p, b, image, amount, n_prefix):
-        """Text loss and hits of a batch of rows; image [b, n, d] stands after the prefix."""
+    def read(self, p, b, image, amount, n_prefix, taps=None):
+        """Text loss and hits of a batch of rows; image [b, n, d] stands after the prefix. The list `taps` gets
+        the text positions' state after each layer."""
         ids = b["ids"].long()
         emb = p[L + "embed_tokens.weight"]
         x = F.embedding(ids, emb).to(self.dtype)
@@ -159,4 +160,6 @@ class Net:
         mask = row_mask(b["seg"], self.dtype)
         for i in range(TEXT_LAYERS):
             x = self.text_block(x, mask, cos, sin, amount, *[p[f"{L}layers.{i}.{n}"] for n in L_BLOCK])
+            if taps is not None:
+                taps.append(x[:, end:])
         return self.head_loss(x[:, end:], p[L + "norm.weight"], emb, b["labels"][:, end:].long(), b["weights"][:, end:])

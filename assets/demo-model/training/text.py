@@ -99,8 +99,12 @@ def _there(name, count, color=None):
 class Asker:
     """Makes up questions about scenes and photos, with their right answers."""
 
-    def __init__(self, planner, labels):
+    def __init__(self, planner, labels, sides=1.0):
+        """`sides`: how many times more often than WEIGHTS say left and right are asked for yes or no."""
         self.planner, self.labels = planner, labels
+        more = EITHER_SHARE + (1 - EITHER_SHARE) * sides
+        self.weights = {**WEIGHTS, LEFTRIGHT: WEIGHTS[LEFTRIGHT] * more}
+        self.either = {"x": EITHER_SHARE / more, "y": EITHER_SHARE}
         self.group_of = {n: g for g, ns in planner.groups.items() for n in ns}
 
     # ---- what is not there
@@ -204,7 +208,7 @@ class Asker:
         true = words[0] if getattr(a, axis) < getattr(b, axis) else words[1]
         first, second = _the(an, ac), _the(bn, bc)
         statement = f"{first} is {true} {second}."
-        if rng.random() < EITHER_SHARE:
+        if rng.random() < self.either[axis]:
             sides = [w.replace(" of", "") for w in words]
             q = rng.choice([f"Is {first} {sides[0]} or {sides[1]} {'of ' if ' of' in words[0] else ''}{second}?",
                             f"Where is {first} relative to {second}?"]) if axis == "x" else \
@@ -346,7 +350,7 @@ class Asker:
     def pick_types(self, rng, n=6):
         """Types of questions for one picture: a caption at most once, the rest in any number."""
         first = [CAPTION] if rng.random() < CAPTION_SHARE else []
-        kinds = first + rng.choices(list(WEIGHTS), list(WEIGHTS.values()), k=n - len(first))
+        kinds = first + rng.choices(list(self.weights), list(self.weights.values()), k=n - len(first))
         rng.shuffle(kinds)
         return kinds
 
@@ -363,9 +367,16 @@ CAPTION_SHARE = .85
 WEIGHTS = {YESNO: .27, HOWMANY: .25, BACK: .08, LEFTRIGHT: .12, UPDOWN: .06, WHICH: .07, WHERE: .04, COLOR: .05,
            KIND: .03, UNKNOWN: .02, MEDIUM: .01}
 EITHER_SHARE = .35           # of the questions about sides: "left or right?"; the others want yes or no
-VERDICT_WEIGHT = 1.0         # how much more the word Yes or No counts than the rest of its answer
 LOSS_WEIGHT = {YESNO: 2.0, HOWMANY: 2.0, LEFTRIGHT: 1.5, PHOTO: 1.5}
 IGNORE = -100
+SIDES = ["to the left of", "to the right of", "above", "below"]
+
+
+def side_of(kind, answer):
+    """Index of the side (SIDES) that the answer to such a question states, else -1."""
+    if kind not in (LEFTRIGHT, UPDOWN):
+        return -1
+    return next((i for i, side in enumerate(SIDES) if f" is {side} the " in answer), -1)
 
 
 class RowBuilder:
@@ -376,8 +387,10 @@ class RowBuilder:
     picture is looked at once and asked many things. A segment may be a conversation of several turns.
     """
 
-    def __init__(self, sp, image_id, pad_id, n_image, n_text):
+    def __init__(self, sp, image_id, pad_id, n_image, n_text, verdict=1.0):
+        """`verdict`: how much more the word Yes or No counts than the rest of its answer."""
         self.sp, self.image_id, self.pad_id, self.n_image, self.n_text = sp, image_id, pad_id, n_image, n_text
+        self.verdict = verdict
         self.prefixes = [[sp.bos_id()] + sp.encode(s + "USER: ") for s in SYSTEMS]
         self.n_prefix = max(map(len, self.prefixes))
         self.length = self.n_prefix + n_image + n_text
@@ -397,7 +410,8 @@ class RowBuilder:
         return ask + self.sp.encode(answer) + [self.sp.eos_id()], len(ask)
 
     def row(self, rng, turns, system, chat):
-        """(ids, labels, weights, seg, pos, kinds) of `turns` [(type, question, answer)]."""
+        """(ids, labels, weights, seg, pos, kinds, sides) of `turns` [(type, question, answer)]; `sides` says
+        where the first word of an answer about sides is chosen, and which side is the true one."""
         n = self.length
         ids = np.full(n, self.pad_id, np.int16)
         labels = np.full(n, IGNORE, np.int16)
@@ -405,6 +419,7 @@ class RowBuilder:
         seg = np.full(n, -1, np.int16)
         pos = np.zeros(n, np.int16)
         kinds = np.full(16, -1, np.int8)
+        sides = np.full(n, -1, np.int8)
         prefix = self.prefixes[system]
         start = self.n_prefix - len(prefix)
         at = self.n_prefix + self.n_image
@@ -428,7 +443,8 @@ class RowBuilder:
             labels[at + n_ask - 1:end - 1] = tokens[n_ask:]
             weights[at + n_ask - 1:end - 1] = LOSS_WEIGHT.get(kind, 1.0)
             if answer.startswith(("Yes,", "No,")):
-                weights[at + n_ask - 1] *= VERDICT_WEIGHT
+                weights[at + n_ask - 1] *= self.verdict
+            sides[at + n_ask - 1] = side_of(kind, answer)
             kinds[number] = kind
             at, where = end, where + len(tokens)
-        return ids, labels, weights, seg, pos, kinds
+        return ids, labels, weights, seg, pos, kinds, sides

@@ -30,6 +30,7 @@ import text as T
 from names import SHAPES
 
 AUX_PATCH, AUX_IMAGE = .5, .1
+SIDE_LAYER = 5               # of the decoder: after it the true side shall be known
 MEASURED = [T.CAPTION, T.YESNO, T.HOWMANY, T.BACK, T.LEFTRIGHT, T.UPDOWN, T.COLOR]
 
 
@@ -114,17 +115,28 @@ def aux_loss(heads, feats, target, n_classes):
     return patch, image.sum(1).mean()
 
 
-def schedule(x, warm=.03):
-    """Learning-rate factor at the share x of the time."""
+def side_loss(heads, state, sides):
+    """(loss, share right) of reading the true side off the decoder's state where an answer begins."""
+    h = F.layer_norm(state.float(), state.shape[-1:])
+    logits = F.linear(h, heads["side.weight"], heads["side.bias"]).flatten(0, 1)
+    sides = sides.flatten().long()
+    asked = (sides >= 0).sum().clamp(min=1)
+    loss = F.cross_entropy(logits, sides, ignore_index=-1, reduction="sum") / asked
+    return loss, ((logits.argmax(1) == sides) & (sides >= 0)).sum() / asked
+
+
+def schedule(x, hold, warm=.03):
+    """Learning-rate factor at the share x of the time: up, level until `hold`, down."""
     if x < warm:
         return x / warm
-    return .5 * (1 + math.cos(math.pi * (x - warm) / (1 - warm))) * .995 + .005
+    start = max(hold, warm)
+    return .5 * (1 + math.cos(math.pi * max(0, x - start) / (1 - start))) * .995 + .005
 
 
 @torch.no_grad()
 def exact(net, p, renderer, batch, amount, device, n_prefix):
     """{type: (right, asked)}: answers whose every token is the most likely one, which is what greedy
-    decoding writes."""
+    decoding writes; and of the questions that want Yes or No about a side, only that word."""
     b = to_device(batch, device)
     pixels, _ = renderer(b, augment=False)
     _, hit = net.read(p, b, net.project(p, net.see(p, pixels)), amount, n_prefix)
@@ -143,6 +155,19 @@ def count_exact(b, hit):
             if k >= 0:
                 r, n = out.get(k, (0, 0))
                 out[k] = (r + ok, n + 1)
+    return out | count_verdicts(b, hit, labels)
+
+
+def count_verdicts(b, hit, labels):
+    """{which: (right, asked)} of the words Yes and No about sides."""
+    sides = b["sides"][:, -hit.shape[1]:]
+    verdict = torch.zeros_like(hit)
+    for token in VERDICTS:
+        verdict |= labels == token
+    out = {}
+    for which, low in (("left/right: yes or no", 0), ("above/below: yes or no", 2)):
+        here = verdict & (sides >= low) & (sides < low + 2)
+        out[which] = (int((hit & here).sum()), int(here.sum()))
     return out
 
 
@@ -152,7 +177,7 @@ def merge(results):
         for k, (a, n) in r.items():
             x, y = total.get(k, (0, 0))
             total[k] = (x + a, y + n)
-    return {T.TYPES[k]: round(100 * a / n, 1) for k, (a, n) in sorted(total.items())}
+    return {k if isinstance(k, str) else T.TYPES[k]: round(100 * a / n, 1) for k, (a, n) in total.items() if n}
 
 
 def save(path, tensors):
@@ -183,12 +208,14 @@ def held_out_sets(make_maker, count, size):
     scenes = make_maker(seen, held_out_photos=True, augment=False)
     other = make_maker([P.HELD_OUT_STYLE], held_out_photos=True, augment=False)
     sets = {"seen styles": [scenes.batch(10 ** 9 + i, size, 0.0, MEASURED, 0) for i in range(count)],
+            "sides": [scenes.batch(4 * 10 ** 9 + i, size, 0.0, [T.LEFTRIGHT] * 3 + [T.UPDOWN], 0)
+                      for i in range(count)],
             "held-out style": [other.batch(2 * 10 ** 9 + i, size, 0.0, MEASURED, 0) for i in range(count)],
             "held-out photos": [scenes.batch(3 * 10 ** 9 + i, size, 1.0, [T.PHOTO], 0) for i in range(count)]}
     return sets
 
 
-ALL_STYLES = []
+ALL_STYLES, VERDICTS = [], []    # filled by main
 
 
 def main():
@@ -205,12 +232,15 @@ def main():
     ap.add_argument("--quant-from", type=float, default=.78)
     ap.add_argument("--workers", type=int, default=12)
     ap.add_argument("--measure-every", type=float, default=120)
+    ap.add_argument("--hold", type=float, default=0, help="share of the time before the learning rate falls")
     ap.add_argument("--seed", type=int, default=1)
     ap.add_argument("--device", default="cuda")
     ap.add_argument("--init", help="a second stage: go on from these weights")
     ap.add_argument("--decoder-only", action="store_true", help="leave the vision tower and the projector alone")
     ap.add_argument("--sides", type=float, default=1, help="ask this many times more about left and right, for yes or no")
     ap.add_argument("--verdict", type=float, default=1, help="weight of the words Yes and No")
+    ap.add_argument("--side-helper", type=float, default=0, help="weight of reading the true side off the decoder")
+    ap.add_argument("--photos", type=float, default=B.PHOTO_SHARE, help="share of the pictures")
     ap.add_argument("--eager", action="store_true")
     ap.add_argument("--no-overlap", action="store_true", help="draw on the training stream")
     args = ap.parse_args()
@@ -227,9 +257,11 @@ def main():
     def make_maker(styles, **kw):
         return B.Maker(*common, styles=styles, sprite_colors=colors, **kw)
     train_styles = [s for s in styles if s != P.HELD_OUT_STYLE]
-    feed = Feed(common, {"styles": train_styles, "sprite_colors": colors}, args.batch, args.workers,
+    asked = {"sides": args.sides, "verdict": args.verdict, "photo_share": args.photos}
+    feed = Feed(common, {"styles": train_styles, "sprite_colors": colors, **asked}, args.batch, args.workers,
                 args.seed * 1000, args.device)
     maker = make_maker(train_styles)
+    VERDICTS.extend(maker.rows.sp.encode(word + ",")[0] for word in ("Yes", "No"))
     with mp.Pool(args.workers) as pool:
         renderer = build_renderer(maker, args.data, args.device, args.seed, pool)
     tests = held_out_sets(make_maker, 2, min(512, args.batch))
@@ -252,11 +284,15 @@ def train(args, log, feed, viewer, tests, n_classes, n_prefix):
     for h in ("patch", "image"):
         heads[h + ".weight"] = (torch.randn(n_classes, M.WIDTH, device=dev) * .02).requires_grad_(True)
         heads[h + ".bias"] = torch.full((n_classes,), -4.0 if h == "image" else 0.0, device=dev).requires_grad_(True)
+    heads["side.weight"] = (torch.randn(len(T.SIDES), M.WIDTH, device=dev) * .02).requires_grad_(True)
+    heads["side.bias"] = torch.zeros(len(T.SIDES), device=dev).requires_grad_(True)
     log("parameters:", sum(t.numel() for t in p.values()))
     unused = {M.V + "post_layernorm.weight", M.V + "post_layernorm.bias"}
     every = {k: t for k, t in (p | heads).items() if k not in unused}
     if args.decoder_only:
-        every = {k: t for k, t in p.items() if k.startswith(M.L)}
+        every = {k: t for k, t in every.items() if k.startswith((M.L, "side."))}
+    if not args.side_helper:
+        every = {k: t for k, t in every.items() if not k.startswith("side.")}
     wide = [t for k, t in every.items() if t.ndim > 1 and "embed" not in k]
     rest = [t for k, t in every.items() if not (t.ndim > 1 and "embed" not in k)]
     opt = torch.optim.AdamW([{"params": wide, "weight_decay": args.decay}, {"params": rest, "weight_decay": 0}],
@@ -273,7 +309,7 @@ def train(args, log, feed, viewer, tests, n_classes, n_prefix):
                 merge(exact(plain, weights, viewer, b, amount, dev, n_prefix) for b in sets))
 
     step, begin, last, shown, seen, waited = 0, None, 0.0, 0.0, 0, 0.0
-    sums = torch.zeros(3, device=dev)
+    sums = torch.zeros(5, device=dev)
     while True:
         asked = time.time()
         b, pixels, target = feed.next()
@@ -282,22 +318,26 @@ def train(args, log, feed, viewer, tests, n_classes, n_prefix):
         if x >= 1:
             break
         for g in opt.param_groups:
-            g["lr"] = args.lr * schedule(x if begin else 1e-3)
+            g["lr"] = args.lr * schedule(x if begin else 1e-3, args.hold)
         amount.fill_(float(x >= args.quant_from))
         with torch.set_grad_enabled(not args.decoder_only):
             feats = net.see(p, pixels, 0.0 if args.decoder_only else args.drop)
             seen_by_text = net.project(p, feats)
         patch, image = (0 * amount, 0 * amount) if args.decoder_only else aux(heads, feats, target, n_classes)
-        text, _ = net.read(p, b, seen_by_text, amount, n_prefix)
+        taps = []
+        text, _ = net.read(p, b, seen_by_text, amount, n_prefix, taps)
+        side, known = 0 * amount, 0 * amount
+        if args.side_helper:
+            side, known = side_loss(heads, taps[SIDE_LAYER - 1], b["sides"][:, -taps[0].shape[1]:])
         opt.zero_grad(set_to_none=True)
-        (text + AUX_PATCH * patch + AUX_IMAGE * image).backward()
+        (text + AUX_PATCH * patch + AUX_IMAGE * image + args.side_helper * side).backward()
         torch.nn.utils.clip_grad_norm_(wide + rest, 1.0)
         opt.step()
         step, seen = step + 1, seen + len(pixels)
         with torch.no_grad():
             decay = min(args.ema, (1 + step) / (10 + step))
             torch._foreach_lerp_([ema[k] for k in names], [p[k].detach() for k in names], 1 - decay)
-            sums += torch.stack([text.detach(), patch.detach(), image.detach()])
+            sums += torch.stack([t.detach() for t in (text, patch, image, side, known)])
         if begin is None:
             if step == 10:                       # the clock starts when everything is compiled
                 if dev != "cpu":
@@ -312,7 +352,8 @@ def train(args, log, feed, viewer, tests, n_classes, n_prefix):
         if now - shown > 15:
             m = (sums / count).tolist()
             log(f"step {step} {100 * x:.1f}% lr {opt.param_groups[0]['lr']:.2e} text {m[0]:.4f} patch {m[1]:.4f} "
-                f"image {m[2]:.3f} samples {seen} {seen / (now - begin):.0f}/s waited {100 * waited / (now - shown):.0f}%")
+                f"image {m[2]:.3f} side {m[3]:.4f} {100 * m[4]:.1f}% samples {seen} {seen / (now - begin):.0f}/s "
+                f"waited {100 * waited / (now - shown):.0f}%")
             sums.zero_()
             waited = 0.0
             shown, count = now, 0
