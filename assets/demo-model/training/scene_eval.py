@@ -5,7 +5,7 @@
 
 `make` draws scenes at everyday sizes from the sprites in DIR, takes held-out photos, and writes the
 files with EVAL/questions.json. Styles are "seen", but for the held-out one and those given by
---new-styles. `score` asks the program, one run for all the pictures that share a question.
+--new-styles. `score` asks the program, one run for up to 50 pictures that share a question.
 """
 
 import argparse
@@ -17,6 +17,7 @@ import re
 import subprocess
 import tempfile
 from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from PIL import Image
@@ -27,6 +28,7 @@ import sprites as S
 import text as T
 
 SIZES = [(480, 360), (360, 480), (640, 480), (400, 400), (512, 512), (640, 360), (300, 225), (256, 256), (800, 600)]
+FILES_A_RUN = 50          # so that --jobs has something to share
 FORMATS = [("png", {}), ("jpg", {"quality": 90}), ("jpg", {"quality": 80})]
 
 
@@ -214,8 +216,19 @@ def score(args):
     for item in items:
         groups[item["question"]].append(item)
     program, tally, wrong = os.path.abspath(args.program), defaultdict(lambda: [0, 0]), []
-    for n, (question, group) in enumerate(groups.items()):
-        answers = ask(program, args.eval, question, sorted({i["file"] for i in group}), args.extra.split())
+    runs = []
+    for question, group in groups.items():
+        files = sorted({i["file"] for i in group})
+        runs += [(question, files[i:i + FILES_A_RUN]) for i in range(0, len(files), FILES_A_RUN)]
+    said = defaultdict(dict)
+    with ThreadPoolExecutor(args.jobs) as pool:
+        done = pool.map(lambda run: ask(program, args.eval, *run, args.extra.split()), runs)
+        for n, ((question, _), answers) in enumerate(zip(runs, done)):
+            said[question].update(answers)
+            if args.verbose and n % 20 == 0:
+                print(f"{n} of {len(runs)} runs", flush=True)
+    for question, group in groups.items():
+        answers = said[question]
         for item in group:
             text = answers.get(item["file"], "")
             ok = right(item, text)
@@ -230,8 +243,6 @@ def score(args):
                 tally[name, kind][1] += total
             if not ok:
                 wrong.append({**item, "said": text})
-        if args.verbose and n % 20 == 0:
-            print(f"{n} of {len(groups)} questions", flush=True)
     lines = [f"| {'set':16} | {'what':21} | {'right':>7} | {'asked':>5} |", "| --- | --- | --- | --- |"]
     for (name, kind), (hit, total) in sorted(tally.items()):
         lines.append(f"| {name:16} | {kind:21} | {100 * hit / total:6.1f}% | {total:5d} |")
@@ -254,6 +265,7 @@ def main():
     s.add_argument("--eval", required=True)
     s.add_argument("--program", default="build/bin/describe")
     s.add_argument("--extra", default="", help="more arguments for the program")
+    s.add_argument("--jobs", type=int, default=1, help="runs of the program at a time")
     s.add_argument("--report", help="write the table and every wrong answer here")
     s.add_argument("--shuffle", action="store_true", help="the control: ask about the wrong picture")
     s.add_argument("--verbose", action="store_true")
