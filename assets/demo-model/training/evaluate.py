@@ -78,7 +78,11 @@ def score(kind, answers, texts, scenes):
     if kind in (T.YESNO, T.LEFTRIGHT, T.UPDOWN):
         def first(s):
             return s.split()[0] if s.startswith(("Yes", "No")) else s
-        return {T.TYPES[kind]: np.mean([first(a) == first(t) for a, t in zip(answers, texts)])}
+        right = [first(a) == first(t) for a, t in zip(answers, texts)]
+        rows = {T.TYPES[kind]: np.mean(right)}
+        if kind == T.LEFTRIGHT:
+            rows["left/right: yes or no"] = np.mean([r for r, a in zip(right, answers) if a.startswith(("Yes", "No,"))])
+        return rows
     return {T.TYPES[kind]: exact}
 
 
