@@ -13,18 +13,21 @@
 
 #define LV_RMS_SEGMENT 256
 
+__device__ static inline void lv_rms_unpack(uint4 bits, float v[8]) {
+    const uint32_t words[4] = {bits.x, bits.y, bits.z, bits.w};
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        const float2 pair = __half22float2(*(const __half2 *)&words[i]);
+        v[2 * i] = pair.x;
+        v[2 * i + 1] = pair.y;
+    }
+}
+
 // Elements at .. at + 7 of a row of d, zeros beyond it. The row is 16-byte aligned where d is a
 // multiple of 8.
 __device__ static inline void lv_rms_load(const __half *row, int d, int at, float v[8]) {
     if (d % 8 == 0 && at < d) {
-        const uint4 bits = *(const uint4 *)(row + at);
-        const uint32_t words[4] = {bits.x, bits.y, bits.z, bits.w};
-#pragma unroll
-        for (int i = 0; i < 4; i++) {
-            const float2 pair = __half22float2(*(const __half2 *)&words[i]);
-            v[2 * i] = pair.x;
-            v[2 * i + 1] = pair.y;
-        }
+        lv_rms_unpack(*(const uint4 *)(row + at), v);
         return;
     }
 #pragma unroll
