@@ -110,6 +110,7 @@ enum {
     LV_SCRATCH_WEIGHTS, // f16 slice of dequantised weights
     LV_SCRATCH_KV_NEW, // f16 [n, 2 n_kv_heads head_dim] rotated keys, then values of the new tokens
     LV_SCRATCH_SPLITS, // partial results of split attention
+    LV_SCRATCH_PARTS,  // f32 sums of rows' groups and of parts of K (small.cu)
     LV_SCRATCH_PATCHES, // f16 rows of patches
     LV_SCRATCH_SAMPLE,
     LV_SCRATCH_LOAD, // a tensor as stored, while it is converted

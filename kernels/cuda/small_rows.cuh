@@ -9,7 +9,7 @@
 
 #include "kernels/cuda/small.cuh"
 
-#define LV_BATCH 8 // chunks that a thread has on their way at once
+#define LV_BATCH 6 // chunks that a thread has on their way at once
 
 typedef struct lv_rows {
     const __half *x; // f16 [*, n_in]
