@@ -17,11 +17,12 @@ typedef struct lv_backend lv_backend;
 typedef struct lv_linear lv_linear; // weights [n_out, n_in] and bias in the backend's own layout
 typedef struct lv_kv lv_kv; // keys and values of all layers, in blocks of LV_KV_BLOCK tokens
 
-// What linear_load makes of dense weights. Quantised ones stay as they are.
+// What linear_load makes of dense weights. Quantised ones stay as they are, and so do weights whose
+// shape does not allow it (n_in not a multiple of 128, n_out not of 16).
 typedef enum lv_keep {
     LV_AS_STORED,
     LV_AS_INT4, // rounded to int4, groups of 128 along n_in (kernels/rtn.h)
-    LV_AS_INT8  // rounded to int8, one scale a row
+    LV_AS_INT8  // rounded to int8, one scale a row; the CPU keeps them as stored
 } lv_keep;
 
 typedef struct lv_linear_options {

@@ -42,7 +42,8 @@ static inline int lv_int4_row(const lv_int4_rows *x, int block) {
 
 struct lv_linear {
     int n_out, n_in, n_parts;
-    lv_linear_source parts[3]; // as given: the reference and dense kernels read them in place
+    lv_linear_source parts[3]; // the reference and dense kernels read them in place
+    bool owns_parts;           // they were made by lv_rtn_int4
     float *bias;               // [n_out], or NULL
     lv_int4 int4;              // q NULL where dense, or in the reference
     size_t n_bytes;

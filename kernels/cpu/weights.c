@@ -1,10 +1,12 @@
 // Weights and tables: sources are checked and kept; dense weights are used where they lie, int4
-// weights are repacked (int4.c) but for the reference, which reads them as stored.
+// weights are repacked (int4.c) but for the reference, which reads them as stored. Dense weights
+// that are to be int4 are rounded to what AWQ would store, and go the same way.
 #include <stdlib.h>
 #include <string.h>
 
 #include "core/files.h"
 #include "kernels/cpu/cpu.h"
+#include "kernels/rtn.h"
 #include "kernels/sources.h"
 
 // Biases of all parts in one row; parts without one count as 0.
@@ -37,9 +39,42 @@ static size_t source_bytes(const lv_linear_source *s) {
                                     : lv_tensor_bytes(&s->weight);
 }
 
+static bool rounds(const lv_linear_source *parts, const lv_linear_options *options,
+                   const lv_linear *linear) {
+    bool fits = options && options->keep == LV_AS_INT4 && parts[0].quant == LV_QUANT_NONE &&
+                linear->n_in % LV_RTN_GROUP == 0 && linear->n_out % 16 == 0;
+    for (int i = 0; i < linear->n_parts; i++) {
+        fits = fits && parts[i].n_out % 8 == 0;
+    }
+    return fits;
+}
+
+static void free_parts(lv_linear *linear) {
+    for (int i = 0; linear->owns_parts && i < linear->n_parts; i++) {
+        lv_rtn_free(&linear->parts[i]);
+    }
+    linear->owns_parts = false;
+}
+
+// The linear's parts, as given or rounded.
+static lv_status take_parts(const lv_cpu *cpu, const lv_linear_source *parts,
+                            const lv_linear_options *options, lv_linear *linear) {
+    if (rounds(parts, options, linear)) {
+        linear->owns_parts = true;
+        for (int i = 0; i < linear->n_parts; i++) {
+            LV_TRY(lv_rtn_int4(&parts[i], cpu->n_threads, &linear->parts[i]));
+        }
+    } else {
+        memcpy(linear->parts, parts, (size_t)linear->n_parts * sizeof *parts);
+    }
+    for (int i = 0; i < linear->n_parts; i++) {
+        linear->n_bytes += source_bytes(&linear->parts[i]);
+    }
+    return LV_OK;
+}
+
 lv_status lv_cpu_linear_load(lv_backend *be, const lv_linear_source *parts, int n_parts,
                              const lv_linear_options *options, lv_linear **out) {
-    (void)options;
     lv_cpu *cpu = (lv_cpu *)be;
     lv_status status = LV_OK;
     *out = NULL;
@@ -52,14 +87,12 @@ lv_status lv_cpu_linear_load(lv_backend *be, const lv_linear_source *parts, int 
     linear->n_out = n_out;
     linear->n_in = parts[0].n_in;
     linear->n_parts = n_parts;
-    for (int i = 0; i < n_parts; i++) {
-        linear->parts[i] = parts[i];
-        linear->n_bytes += source_bytes(&parts[i]);
-    }
+    LV_TRY_DONE(take_parts(cpu, parts, options, linear));
     LV_TRY_DONE(load_bias(linear));
-    if (parts[0].quant == LV_QUANT_AWQ && !cpu->reference) {
-        LV_TRY_DONE(lv_int4_pack(parts, n_parts, cpu->n_threads, &linear->int4));
+    if (linear->parts[0].quant == LV_QUANT_AWQ && !cpu->reference) {
+        LV_TRY_DONE(lv_int4_pack(linear->parts, n_parts, cpu->n_threads, &linear->int4));
         linear->n_bytes = linear->int4.map_bytes;
+        free_parts(linear); // int4 has it all
     }
     *out = linear;
     linear = NULL;
@@ -71,6 +104,7 @@ done:
 void lv_cpu_linear_free(lv_backend *be, lv_linear *linear) {
     (void)be;
     if (linear) {
+        free_parts(linear);
         lv_cpu_unmap(linear->int4.q, linear->int4.map_bytes);
         free(linear->bias);
         free(linear);

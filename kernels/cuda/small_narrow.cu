@@ -2,9 +2,15 @@
 #include "kernels/cuda/small_narrow.h"
 #include "kernels/cuda/small_rows.cuh"
 
-// Registers for two blocks an SM and as many of the next kernel (f16, int8: half as many).
+// Blocks of this and of the next kernel whose registers fit an SM together.
+#if __CUDA_ARCH__ >= 900
+#define RESIDENT(format) ((format) == LV_W_INT4 ? 4 : 3)
+#else
+#define RESIDENT(format) 3
+#endif
+
 template <int FORMAT>
-static __global__ void __launch_bounds__(LV_SMALL_BLOCK, FORMAT == LV_W_INT4 ? 4 : 3)
+static __global__ void __launch_bounds__(LV_SMALL_BLOCK, RESIDENT(FORMAT))
     narrow(const __grid_constant__ lv_small_job job) {
     extern __shared__ __align__(128) uint8_t shared[];
     const int tid = threadIdx.x, warp = tid / 32, lane = tid % 32, g = lane / 4, t = lane % 4;
