@@ -38,8 +38,9 @@ struct lv_linear {
     lv_format format;
     // f16 [n_out, n_in]; int8 [n_out, n_in]; or int4 records [n_out / 16, n_in / 128]: see small.cu
     void *data;
-    float *scales; // int8: [n_out] in tile order
-    float *bias;   // f32 [n_out] in natural order, or NULL
+    float *scales;  // int8: [n_out] in tile order
+    float *bias;    // f32 [n_out] in natural order, or NULL
+    void *bias_f16; // the same in f16, which cuBLASLt adds to f16 rows
     size_t n_bytes;
 };
 
@@ -264,6 +265,17 @@ lv_status lv_cuda_small(lv_cuda *cuda, const lv_small *args) LV_MUST_CHECK;
 // --- dense.c: many rows
 // ------------------------------------------------------------------------------
 
+// out [m, n_out] = x f16 [m, n_in] W^T + bias + residual, rows of out ld_out apart.
+typedef struct lv_product {
+    const void *x, *w;    // w: f16 [n_out, n_in]
+    const float *bias;    // [n_out], or NULL
+    const void *bias_f16; // the same
+    const void *residual; // laid out as out, may be `out`; or NULL
+    void *out;            // f16, or f32
+    int m, n_out, n_in, ld_out;
+    bool f32;
+} lv_product;
+
 // out f16 [m, n_out] (tile order) = x f16 [m, n_in] W^T + bias + residual, any format. Bias is
 // added only where pair is 0 or 8. residual may be NULL or `out`.
 lv_status lv_cuda_dense(lv_cuda *cuda, const void *x, int m, const lv_linear *w,
@@ -272,6 +284,10 @@ lv_status lv_cuda_dense(lv_cuda *cuda, const void *x, int m, const lv_linear *w,
 lv_status lv_cuda_dense_f32(lv_cuda *cuda, const void *x, int m, const lv_linear *w,
                             float *out) LV_MUST_CHECK;
 void lv_cuda_blas_free(lv_cuda *cuda);
+
+// --- plain.cu: the same without cuBLASLt, any shape ---------------------------------------------
+
+lv_status lv_cuda_plain(lv_cuda *cuda, const lv_product *product) LV_MUST_CHECK;
 
 // --- rows.cu: element-wise and row-wise steps, f16
 // ----------------------------------------------------

@@ -146,7 +146,9 @@ static lv_status load_bias(lv_cuda *cuda, const lv_linear_source *parts, int n_p
         status = lv_cuda_copy_in(cuda, w->bias, host, n_bytes);
     }
     free(host);
-    return status;
+    LV_TRY(status);
+    LV_TRY(lv_cuda_alloc(&cuda->base, n_bytes / 2, &w->bias_f16));
+    return lv_cuda_f32_to_f16(cuda, w->bias, (size_t)w->n_out, w->bias_f16);
 }
 
 // --- linears ------------------------------------------------------------------------------------
@@ -237,6 +239,7 @@ void lv_cuda_linear_free(lv_backend *be, lv_linear *linear) {
         lv_cuda_forget_graphs((lv_cuda *)be);
         lv_cuda_free(be, linear->data);
         lv_cuda_free(be, linear->bias);
+        lv_cuda_free(be, linear->bias_f16);
         free(linear);
     }
 }
