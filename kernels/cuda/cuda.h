@@ -1,8 +1,8 @@
 // Inside of the CUDA backend: its structures and launchers. Included by C and by .cu files.
 //
-// Activations are f16, row-major. Everything runs in order on one stream. A launcher enqueues, never
-// synchronises, and allocates only through lv_cuda_scratch; it returns LV_EUNSUPPORTED for shapes
-// that it does not take.
+// Activations are f16, row-major. Everything runs in order on one stream. A launcher enqueues,
+// never synchronises, and allocates only through lv_cuda_scratch; it returns LV_EUNSUPPORTED for
+// shapes that it does not take.
 //
 // Two families of kernels multiply by weights, and a row's bits depend on the family only, never on
 // what else is in the batch:
@@ -24,7 +24,7 @@ extern "C" {
 #define LV_RECORD_K 128      // k in a record of int4 weights: one quantisation group
 #define LV_RECORD_BYTES 1072 // 16 x 128 nibbles, 16 f16 scales, 16 u8 zeros
 #define LV_FEW_ROWS 128      // a sequence with more new tokens goes to the "many rows" family
-#define LV_Q_TILE 64         // query rows of one block of prefill attention
+#define LV_Q_TILE 128        // query rows of a tile of prefill attention
 #define LV_CUDA_MAX_ROWS 256 // rows of logits, and of one call of sample
 
 typedef enum lv_format { LV_W_F16, LV_W_INT4, LV_W_INT8 } lv_format;
@@ -47,7 +47,8 @@ struct lv_linear {
 #ifdef __CUDACC__
 __host__ __device__
 #endif
-static inline int lv_tile_row(int i, int pair) {
+    static inline int
+    lv_tile_row(int i, int pair) {
     if (pair == 0) {
         return i;
     }
@@ -56,25 +57,38 @@ static inline int lv_tile_row(int i, int pair) {
            in_tile / 8 * pair;
 }
 
+// How decode attention splits a sequence: the pages of a split by the number of pages to read.
+#define LV_SPLIT_TABLE 128
+#define LV_MAX_SPLITS 64
+typedef struct lv_splits {
+    uint8_t pages[LV_SPLIT_TABLE + 1];
+    uint8_t long_ones; // splits of a sequence beyond the table
+    uint8_t most;      // splits that any sequence has
+} lv_splits;
+
 // Keys and values of all layers, in blocks of LV_KV_BLOCK tokens (kv.cu says the layout).
 struct lv_kv {
     int n_layers, n_kv_heads, head_dim, n_blocks;
     lv_dtype dtype; // f16 or i8 (a scale for each token and head)
     size_t page_bytes, n_bytes;
-    uint8_t *data; // dev
+    uint8_t *data; // dev [n_layers, n_blocks, n_kv_heads, 2] pages
+    lv_splits splits;
+    int32_t
+        *arrived; // dev, zeros between kernels: workers that are done, of each of n_arrived units
+    int n_arrived;
 };
 
 // A batch on the device; see lv_batch. Arrays are dev.
 typedef struct lv_device_batch {
     int n_seqs, n_tokens, n_logits;
-    int n_single;             // sequences with one new token
-    int n_tiles;              // of LV_Q_TILE query rows, of all other sequences
-    int head_dim;             // width of inv_freq / 2; 0 where the batch has none
-    int table_stride;         // block numbers a sequence in block_table
-    const int32_t *ids;       // [n_tokens]
-    const int32_t *logit_rows; // [n_logits]
-    const int32_t *token_seq; // [n_tokens]
-    const int32_t *token_pos; // [n_tokens] place in its sequence
+    int n_single;               // sequences with one new token
+    int n_tiles;                // of LV_Q_TILE query rows, of all other sequences
+    int head_dim;               // width of inv_freq / 2; 0 where the batch has none
+    int table_stride;           // block numbers a sequence in block_table
+    const int32_t *ids;         // [n_tokens]
+    const int32_t *logit_rows;  // [n_logits]
+    const int32_t *token_seq;   // [n_tokens]
+    const int32_t *token_pos;   // [n_tokens] place in its sequence
     const int32_t *token_start; // [n_seqs + 1]
     const int32_t *kv_length;   // [n_seqs]
     const int32_t *single;      // [n_single] their numbers
@@ -102,8 +116,8 @@ enum {
     LV_SCRATCH_NORMED,  // f16 [n, d] rows after a norm
     LV_SCRATCH_WIDE,    // f16 [n, n_out] before an element-wise step
     LV_SCRATCH_WEIGHTS, // f16 slice of dequantised weights
-    LV_SCRATCH_KV_NEW,  // f16 [n, 2 n_kv_heads head_dim] rotated keys, then values of the new tokens
-    LV_SCRATCH_SPLITS,  // partial results of split attention
+    LV_SCRATCH_KV_NEW, // f16 [n, 2 n_kv_heads head_dim] rotated keys, then values of the new tokens
+    LV_SCRATCH_SPLITS, // partial results of split attention
     LV_SCRATCH_PATCHES, // f16 rows of patches
     LV_SCRATCH_SAMPLE,
     LV_SCRATCH_LOAD, // a tensor as stored, while it is converted
@@ -144,7 +158,8 @@ typedef struct lv_cuda {
     struct lv_sampler *sampler;
 } lv_cuda;
 
-// --- device.c --------------------------------------------------------------------------------------
+// --- device.c
+// --------------------------------------------------------------------------------------
 
 // LV_ENOMEM for an allocation that failed, LV_EDEVICE else, which stays where the error is sticky.
 lv_status lv_cuda_check(lv_cuda *cuda, cudaError_t error, const char *what) LV_MUST_CHECK;
@@ -155,7 +170,8 @@ lv_status lv_cuda_scratch(lv_cuda *cuda, int slot, size_t n_bytes, void **out) L
 lv_status lv_cuda_alloc(lv_backend *be, size_t n_bytes, void **out) LV_MUST_CHECK;
 void lv_cuda_free(lv_backend *be, void *dev);
 
-// --- load.c ----------------------------------------------------------------------------------------
+// --- load.c
+// ----------------------------------------------------------------------------------------
 
 lv_status lv_cuda_linear_load(lv_backend *be, const lv_linear_source *parts, int n_parts,
                               const lv_linear_options *options, lv_linear **out);
@@ -164,7 +180,8 @@ lv_linear_shape lv_cuda_linear_shape(const lv_linear *linear);
 lv_status lv_cuda_tensor_load(lv_backend *be, const lv_tensor *source, float **out);
 void lv_cuda_loader_free(lv_cuda *cuda);
 
-// --- pass.c ----------------------------------------------------------------------------------------
+// --- pass.c
+// ----------------------------------------------------------------------------------------
 
 lv_status lv_cuda_pass(lv_backend *be, const lv_batch *batch, lv_pass_body *body, void *user);
 // The batch on the device: that of the pass under way, or uploaded now. *out holds until the next
@@ -174,7 +191,8 @@ lv_status lv_cuda_batch(lv_cuda *cuda, const lv_batch *batch,
 void lv_cuda_forget_graphs(lv_cuda *cuda); // whenever memory that they may use is freed
 void lv_cuda_pass_free(lv_cuda *cuda);
 
-// --- convert.cu: weights on their way in -------------------------------------------------------------
+// --- convert.cu: weights on their way in
+// -------------------------------------------------------------
 
 // dtype [n_out, n_in] dev (natural rows) -> f16 rows of `to` in tile order, from place `first` of
 // the linear on: place i of the linear is source row lv_tile_row(i, pair) - row0 where that lies in
@@ -186,7 +204,8 @@ lv_status lv_cuda_convert_f32(lv_cuda *cuda, lv_dtype dtype, const void *from, s
 lv_status lv_cuda_f32_to_f16(lv_cuda *cuda, const float *from, size_t n, void *to) LV_MUST_CHECK;
 lv_status lv_cuda_f16_to_f32(lv_cuda *cuda, const void *from, size_t n, float *to) LV_MUST_CHECK;
 
-// --- int4.cu: the layout of int4 weights --------------------------------------------------------------
+// --- int4.cu: the layout of int4 weights
+// --------------------------------------------------------------
 
 // AWQ arrays (dev, as stored) of a source of n_out rows that are the linear's rows from row0 on ->
 // records. n_in a multiple of 128, groups of 128.
@@ -209,7 +228,8 @@ lv_status lv_cuda_int4_expand(lv_cuda *cuda, const lv_linear *w, int first, int 
 lv_status lv_cuda_int8_expand(lv_cuda *cuda, const lv_linear *w, int first, int n,
                               void *f16) LV_MUST_CHECK;
 
-// --- small.cu: few rows ------------------------------------------------------------------------------
+// --- small.cu: few rows
+// ------------------------------------------------------------------------------
 
 typedef enum lv_epilogue {
     LV_STORE,     // out f16 [m, n_out] = activation(y + bias) + residual
@@ -238,7 +258,8 @@ typedef struct lv_small {
 bool lv_cuda_small_takes(const lv_cuda *cuda, const lv_linear *w); // shape and format
 lv_status lv_cuda_small(lv_cuda *cuda, const lv_small *args) LV_MUST_CHECK;
 
-// --- dense.c: many rows ------------------------------------------------------------------------------
+// --- dense.c: many rows
+// ------------------------------------------------------------------------------
 
 // out f16 [m, n_out] (tile order) = x f16 [m, n_in] W^T + bias + residual, any format. Bias is
 // added only where pair is 0 or 8. residual may be NULL or `out`.
@@ -249,7 +270,8 @@ lv_status lv_cuda_dense_f32(lv_cuda *cuda, const void *x, int m, const lv_linear
                             float *out) LV_MUST_CHECK;
 void lv_cuda_blas_free(lv_cuda *cuda);
 
-// --- rows.cu: element-wise and row-wise steps, f16 ----------------------------------------------------
+// --- rows.cu: element-wise and row-wise steps, f16
+// ----------------------------------------------------
 
 lv_status lv_cuda_layer_norm(lv_backend *be, const void *x, int m, int d, const float *weight,
                              const float *bias, float eps, void *out);
@@ -262,14 +284,16 @@ lv_status lv_cuda_embed(lv_backend *be, const lv_batch *batch, const lv_linear *
 // rms_norm of rows x[rows[i]] (NULL: x[i]) times norm. The same bits as inside small.cu.
 lv_status lv_cuda_rms_norm(lv_cuda *cuda, const void *x, const int32_t *rows, int m, int d,
                            const float *norm, float eps, void *out) LV_MUST_CHECK;
-lv_status lv_cuda_activate(lv_cuda *cuda, lv_activation activation, void *x, size_t n) LV_MUST_CHECK;
+lv_status lv_cuda_activate(lv_cuda *cuda, lv_activation activation, void *x,
+                           size_t n) LV_MUST_CHECK;
 // qkv f16 [m, n] in tile order of `pair` (+ bias of the linear) -> as LV_ROTATE.
 lv_status lv_cuda_rotate(lv_cuda *cuda, const lv_small *args, const void *qkv) LV_MUST_CHECK;
 // gate_up f16 [m, 2 d_ff] in tile order of `pair` -> out f16 [m, d_ff].
 lv_status lv_cuda_silu_mul(lv_cuda *cuda, const void *gate_up, int m, int d_ff, int pair,
                            const float *bias, void *out) LV_MUST_CHECK;
 
-// --- attention: kv.cu, decode_attention.cu, prefill_attention.cu, sdpa.c -------------------------------
+// --- attention: kv.cu, decode_attention.cu, prefill_attention.cu, sdpa.c
+// -------------------------------
 
 lv_status lv_cuda_kv_create(lv_backend *be, int n_layers, int n_kv_heads, int head_dim,
                             int n_blocks, lv_dtype kv_dtype, lv_kv **out);
@@ -297,7 +321,8 @@ lv_status lv_cuda_dnn_attention(lv_cuda *cuda, const void *qkv, int n, int n_row
                                 int head_dim, void *out) LV_MUST_CHECK;
 void lv_cuda_dnn_free(lv_cuda *cuda);
 
-// --- linear.c: the operations that multiply -----------------------------------------------------------
+// --- linear.c: the operations that multiply
+// -----------------------------------------------------------
 
 lv_status lv_cuda_linear(lv_backend *be, const void *x, int m, const lv_linear *w,
                          lv_activation activation, const void *residual, void *out);
@@ -310,7 +335,8 @@ lv_status lv_cuda_norm_gate_up_silu(lv_backend *be, const void *x, int m, const 
 lv_status lv_cuda_norm_logits(lv_backend *be, const lv_batch *batch, const void *x,
                               const float *norm, float eps, const lv_linear *head, float *logits);
 
-// --- sample.cu ---------------------------------------------------------------------------------------
+// --- sample.cu
+// ---------------------------------------------------------------------------------------
 
 lv_status lv_cuda_sample(lv_backend *be, float *logits, int n_rows, int vocab,
                          const lv_sampling *rows, int32_t *tokens, float *logprobs);
