@@ -57,7 +57,7 @@ __host__ __device__
            in_tile / 8 * pair;
 }
 
-// How decode attention splits a sequence: the pages of a split by the number of pages to read.
+// How decode attention splits a sequence: pages of a split, by the number of pages to read.
 #define LV_SPLIT_TABLE 128
 #define LV_MAX_SPLITS 64
 typedef struct lv_splits {
@@ -66,16 +66,14 @@ typedef struct lv_splits {
     uint8_t most;      // splits that any sequence has
 } lv_splits;
 
-// Keys and values of all layers, in blocks of LV_KV_BLOCK tokens (kv.cu says the layout).
+// Keys and values of all layers, in blocks of LV_KV_BLOCK tokens (attention.cuh says the layout).
 struct lv_kv {
     int n_layers, n_kv_heads, head_dim, n_blocks;
     lv_dtype dtype; // f16 or i8 (a scale for each token and head)
     size_t page_bytes, n_bytes;
     uint8_t *data; // dev [n_layers, n_blocks, n_kv_heads, 2] pages
     lv_splits splits;
-    int32_t
-        *arrived; // dev, zeros between kernels: workers that are done, of each of n_arrived units
-    int n_arrived;
+    int32_t *arrived; // dev [3 n_sms], zeros between kernels: see decode_attention.cu
 };
 
 // A batch on the device; see lv_batch. Arrays are dev.
@@ -112,6 +110,11 @@ typedef struct lv_cuda_graph {
     cudaGraphExec_t exec;
 } lv_cuda_graph;
 
+typedef struct lv_cuda_block {
+    void *dev;
+    size_t n_bytes;
+} lv_cuda_block;
+
 enum {
     LV_SCRATCH_NORMED,  // f16 [n, d] rows after a norm
     LV_SCRATCH_WIDE,    // f16 [n, n_out] before an element-wise step
@@ -129,8 +132,12 @@ typedef struct lv_cuda {
     int device, sm, n_sms; // sm: 75, 80, 86, 89, 90
     size_t shared_bytes;   // most dynamic shared memory of a block
     cudaStream_t stream;
+    int n_threads;         // of the host, for copying weights; 0: those this process may use
+    lv_cuda_block *blocks; // [n_blocks] every allocation
+    int n_blocks, blocks_capacity;
     size_t used_bytes;
     lv_status broken; // LV_EDEVICE after a sticky error: every further call is refused
+    char broken_by[96];
     struct {
         void *data;
         size_t n_bytes;
@@ -165,6 +172,10 @@ typedef struct lv_cuda {
 lv_status lv_cuda_check(lv_cuda *cuda, cudaError_t error, const char *what) LV_MUST_CHECK;
 #define LV_CUDA_TRY(cuda, call) LV_TRY(lv_cuda_check(cuda, call, #call))
 
+// Makes the device this thread's; refuses where it is broken. First thing in every operation that
+// may be a thread's first.
+lv_status lv_cuda_enter(lv_cuda *cuda) LV_MUST_CHECK;
+
 // At least n_bytes of device memory, kept until the next call with the same slot.
 lv_status lv_cuda_scratch(lv_cuda *cuda, int slot, size_t n_bytes, void **out) LV_MUST_CHECK;
 lv_status lv_cuda_alloc(lv_backend *be, size_t n_bytes, void **out) LV_MUST_CHECK;
@@ -178,6 +189,8 @@ lv_status lv_cuda_linear_load(lv_backend *be, const lv_linear_source *parts, int
 void lv_cuda_linear_free(lv_backend *be, lv_linear *linear);
 lv_linear_shape lv_cuda_linear_shape(const lv_linear *linear);
 lv_status lv_cuda_tensor_load(lv_backend *be, const lv_tensor *source, float **out);
+// Any host memory -> device, through the pinned ring; the host memory may change after the call.
+lv_status lv_cuda_copy_in(lv_cuda *cuda, void *dev, const void *host, size_t n_bytes) LV_MUST_CHECK;
 void lv_cuda_loader_free(lv_cuda *cuda);
 
 // --- pass.c

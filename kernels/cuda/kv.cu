@@ -9,7 +9,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "core/files.h"
 #include "kernels/cuda/attention.cuh"
 
 #define APPEND_WARPS 8
@@ -80,8 +79,8 @@ lv_status lv_cuda_kv_create(lv_backend *be, int n_layers, int n_kv_heads, int he
         return lv_fail(LV_EUNSUPPORTED, "KV cache: heads of %d, even ones up to %d are wanted",
                        head_dim, LV_MAX_HEAD_DIM);
     }
-    if (!lv_mul(lv_cuda_kv_block_bytes(be, n_layers, n_kv_heads, head_dim, dtype), (size_t)n_blocks,
-                &n_bytes)) {
+    if (__builtin_mul_overflow(lv_cuda_kv_block_bytes(be, n_layers, n_kv_heads, head_dim, dtype),
+                               (size_t)n_blocks, &n_bytes)) {
         return lv_fail(LV_ENOMEM, "KV cache of %d blocks: too large", n_blocks);
     }
     const int n_arrived = 3 * cuda->n_sms;
@@ -104,7 +103,6 @@ lv_status lv_cuda_kv_create(lv_backend *be, int n_layers, int n_kv_heads, int he
     kv->data = (uint8_t *)data;
     kv->splits = make_splits(n_kv_heads, cuda->n_sms);
     kv->arrived = (int32_t *)arrived;
-    kv->n_arrived = n_arrived;
     *out = kv;
 done:
     if (status != LV_OK) {

@@ -139,7 +139,7 @@ template <int HD, int R, bool I8>
 __device__ static inline void fetch_page(const tile_args *a, const tile *b, int page, bool values,
                                          tile_shared<HD, R, I8> *shared) {
     const uint8_t *from = page_of(a, b, page) + (values ? a->value_bytes : 0);
-    if (I8) {
+    if constexpr (I8) {
         copy_raw(shared->raw, from, tile_shape<HD, I8>::RAW);
     } else {
         copy_rows<HD>((__half *)(values ? shared->values : shared->keys),
@@ -154,7 +154,7 @@ __device__ static inline void arrive_page(const tile *b, int page, bool values,
                                           tile_shared<HD, R, I8> *shared) {
     lv_copies_wait();
     __syncthreads();
-    if (I8) {
+    if constexpr (I8) {
         unpack_page<HD, R, I8>(shared, values, b->length - page * PAGE);
         __syncthreads();
     }
