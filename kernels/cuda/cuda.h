@@ -24,7 +24,7 @@ extern "C" {
 #define LV_RECORD_K 128      // k in a record of int4 weights: one quantisation group
 #define LV_RECORD_BYTES 1072 // 16 x 128 nibbles, 16 f16 scales, 16 u8 zeros
 #define LV_FEW_ROWS 128      // a sequence with more new tokens goes to the "many rows" family
-#define LV_Q_TILE 64         // query rows of one block of prefill attention
+#define LV_Q_TILE 128        // query rows of a tile of prefill attention
 #define LV_CUDA_MAX_ROWS 256 // rows of logits, and of one call of sample
 
 typedef enum lv_format { LV_W_F16, LV_W_INT4, LV_W_INT8 } lv_format;
@@ -58,12 +58,23 @@ __host__ __device__
            in_tile / 8 * pair;
 }
 
-// Keys and values of all layers, in blocks of LV_KV_BLOCK tokens (kv.cu says the layout).
+// How decode attention splits a sequence: pages of a split, by the number of pages to read.
+#define LV_SPLIT_TABLE 128
+#define LV_MAX_SPLITS 64
+typedef struct lv_splits {
+    uint8_t pages[LV_SPLIT_TABLE + 1];
+    uint8_t long_ones; // splits of a sequence beyond the table
+    uint8_t most;      // splits that any sequence has
+} lv_splits;
+
+// Keys and values of all layers, in blocks of LV_KV_BLOCK tokens (attention.cuh says the layout).
 struct lv_kv {
     int n_layers, n_kv_heads, head_dim, n_blocks;
     lv_dtype dtype; // f16 or i8 (a scale for each token and head)
     size_t page_bytes, n_bytes;
-    uint8_t *data; // dev
+    uint8_t *data; // dev [n_layers, n_blocks, n_kv_heads, 2] pages
+    lv_splits splits;
+    int32_t *arrived; // dev [3 n_sms], zeros between kernels: see decode_attention.cu
 };
 
 // A batch on the device; see lv_batch. Arrays are dev.

@@ -1,0 +1,542 @@
+// Attention of many query rows: new tokens over the paged cache, causal, and images, full.
+//
+//   out[i] = sum_t softmax_t(q[i] k[t] / sqrt(head_dim)) v[t]
+//
+// Paged: q, out f16 [n_tokens, n_heads head_dim]; pages as in attention.cuh. Images: qkv f16 [n,
+// n_rows, 3 n_heads head_dim], out f16 [n, n_rows, n_heads head_dim]. A block is a tile of 4 x 16 R
+// query rows (R = 1 or 2) of one head; a warp has 16 R rows, which must be 32 where the tensor
+// cores are to bind: with 16, each 16 x 8 x 16 product waits two cycles for its operand from shared
+// memory and computes for one and a half.
+//
+//   for each page of 64 tokens, from the first that a row may see to the last:
+//     values of this page  ->  shared memory, on the way during
+//     scores [16 R, 64] = Q K^T; softmax with the running maximum; P as f16
+//     keys of the next page -> shared memory, on the way during
+//     out [16 R, head_dim] += P V
+//
+// Rows in shared memory are padded to an odd number of 16-byte chunks, so that ldmatrix meets no
+// bank conflict and all addresses are a base and constants. i8 pages come as they are and are
+// unpacked to whole halves once a block; the keys' scale meets the scores, the values' P. Tokens
+// beyond the last are zeros in shared memory, for what a page held before may be NaN. Maxima are
+// rounded up to whole powers of two: most pages then rescale nothing. A page that shows a row
+// nothing leaves it bit by bit, so that a row does not depend on the tile it is in.
+//
+// 7B, 2,204 new tokens: 40 GFLOP a layer (causal half), 36 MB from L2. CLIP, 5 tiles: 6.8 GFLOP.
+// The roof is the tensor cores as mma.sync reaches them (about 60% of wgmma's rate), and the
+// special function unit: 78 and 27 million exponentials. Shared memory with R = 2, 128 wide: 68
+// KiB, i8 84.
+#include "kernels/cuda/attention.cuh"
+
+#define WARPS 4
+#define THREADS (WARPS * 32)
+#define PAGE LV_KV_BLOCK
+
+// Rows of the keys of a head, 64 tokens a page: in the cache, or where `table` is NULL in images,
+// pages following one another. Values are value_bytes further.
+typedef struct tile_args {
+    const __half *q;
+    __half *out;
+    int q_stride, out_stride;                     // elements between rows
+    const uint8_t *keys;                          // of the layer, or of the first image
+    size_t page_stride, head_stride, value_bytes; // bytes
+    int row_bytes;
+    int group, window;
+    float scale; // log2(e) / sqrt(head_dim)
+    const int32_t *table, *tile_seq, *tile_first, *token_start, *kv_length;
+    int table_stride, n_tiles;
+    int n_rows; // of an image
+} tile_args;
+
+// What a block works on: rows [row0, row0 + n_rows) of q and out; row r sees tokens up to
+// last0 + r * causal.
+typedef struct tile {
+    int lane, warp, g, t;
+    int row0, n_rows, head, kv_head;
+    int length; // tokens in the cache
+    int last0, causal;
+    int window;
+    const uint8_t *keys;
+    const int32_t *table; // of the sequence, or NULL
+} tile;
+
+template <int HD, bool I8> struct tile_shape {
+    static constexpr int CHUNKS = HD / 8;                           // of a row of halves
+    static constexpr int STRIDE = (CHUNKS + (CHUNKS % 2 == 0)) * 8; // halves
+    static constexpr int RAW = I8 ? PAGE * (HD + 4) : 0;            // bytes of an i8 page
+};
+
+template <int HD, int R, bool I8> struct tile_shared {
+    __half q[WARPS * 16 * R][tile_shape<HD, I8>::STRIDE]; // then the block's output
+    __half keys[PAGE][tile_shape<HD, I8>::STRIDE], values[PAGE][tile_shape<HD, I8>::STRIDE];
+    uint8_t raw[I8 ? tile_shape<HD, I8>::RAW : 16]; // an i8 page on its way
+    float key_scale[I8 ? PAGE : 4];
+    float value_scale[I8 ? PAGE : 4]; // boosted; 0 beyond the last token
+};
+
+// A lane's part of its warp's rows: row 16 m + g + 8 h has state [m][h].
+template <int HD, int R> struct tile_sums {
+    float out[R][HD / 8][4];
+    float max[R][2], sum[R][2];
+};
+
+// --- shared memory
+// -----------------------------------------------------------------------------------
+
+__device__ static inline const uint8_t *page_of(const tile_args *a, const tile *b, int page) {
+    return b->keys + (size_t)(b->table ? b->table[page] : page) * a->page_stride;
+}
+
+// Begins to copy 64 rows of halves, zeros from n_valid on.
+template <int HD>
+__device__ static inline void copy_rows(__half *to, int stride, const uint8_t *from, int row_bytes,
+                                        int n_rows, int n_valid) {
+    constexpr int CHUNKS = HD / 8;
+#pragma unroll 8
+    for (int i = threadIdx.x; i < n_rows * CHUNKS; i += THREADS) {
+        const int row = i / CHUNKS, chunk = i % CHUNKS;
+        const bool zero = row >= n_valid;
+        lv_copy_chunk(to + row * stride + chunk * 8,
+                      from + (size_t)(zero ? 0 : row) * row_bytes + chunk * 16, zero);
+    }
+}
+
+__device__ static inline void copy_raw(uint8_t *to, const uint8_t *from, int n_bytes) {
+    for (int i = threadIdx.x * 16; i < n_bytes; i += THREADS * 16) {
+        lv_copy_chunk(to + i, from + i, false);
+    }
+}
+
+// An i8 page in shared memory -> halves q, and its scales times `boost`, 0 from n_valid on.
+template <int HD, int R, bool I8>
+__device__ static inline void unpack_page(tile_shared<HD, R, I8> *shared, bool values,
+                                          int n_valid) {
+    constexpr int CHUNKS = HD / 16;
+    const float *scale = (const float *)(shared->raw + PAGE * HD);
+#pragma unroll 2
+    for (int i = threadIdx.x; i < PAGE * CHUNKS; i += THREADS) {
+        const int row = i / CHUNKS, chunk = i % CHUNKS;
+        const lv_chunk bytes = *(const lv_chunk *)(shared->raw + row * HD + chunk * 16);
+        lv_chunk halves[2];
+#pragma unroll
+        for (int w = 0; w < 4; w++) {
+            halves[w / 2].word[w % 2 * 2] = lv_unpack_i8(bytes.word[w], false);
+            halves[w / 2].word[w % 2 * 2 + 1] = lv_unpack_i8(bytes.word[w], true);
+        }
+        __half *to = &(values ? shared->values : shared->keys)[row][chunk * 16];
+        *(lv_chunk *)to = halves[0];
+        *(lv_chunk *)(to + 8) = halves[1];
+    }
+    if (threadIdx.x < PAGE && values) {
+        shared->value_scale[threadIdx.x] =
+            (int)threadIdx.x < n_valid ? scale[threadIdx.x] * LV_I8_BOOST : 0.0f;
+    } else if (threadIdx.x < PAGE) {
+        shared->key_scale[threadIdx.x] = scale[threadIdx.x];
+    }
+}
+
+// Begins to fetch a page's keys or values.
+template <int HD, int R, bool I8>
+__device__ static inline void fetch_page(const tile_args *a, const tile *b, int page, bool values,
+                                         tile_shared<HD, R, I8> *shared) {
+    const uint8_t *from = page_of(a, b, page) + (values ? a->value_bytes : 0);
+    if constexpr (I8) {
+        copy_raw(shared->raw, from, tile_shape<HD, I8>::RAW);
+    } else {
+        copy_rows<HD>((__half *)(values ? shared->values : shared->keys),
+                      tile_shape<HD, I8>::STRIDE, from, a->row_bytes, PAGE,
+                      b->length - page * PAGE);
+    }
+}
+
+// What fetch_page began is in shared memory, and the whole block is done with what came before.
+template <int HD, int R, bool I8>
+__device__ static inline void arrive_page(const tile *b, int page, bool values,
+                                          tile_shared<HD, R, I8> *shared) {
+    lv_copies_wait();
+    __syncthreads();
+    if constexpr (I8) {
+        unpack_page<HD, R, I8>(shared, values, b->length - page * PAGE);
+        __syncthreads();
+    }
+}
+
+// --- one page of a warp
+// ------------------------------------------------------------------------------
+
+// score[m][n] = rows 16 m .. of Q times tokens 8 n .. of K.
+template <int HD, int R, bool I8>
+__device__ static inline void scores_of(float score[R][PAGE / 8][4], const tile *b,
+                                        const tile_shared<HD, R, I8> *shared) {
+    const int i = b->lane % 8, matrix = b->lane / 8;
+    const __half *q = &shared->q[b->warp * 16 * R + matrix % 2 * 8 + i][matrix / 2 * 8];
+    const __half *k = &shared->keys[matrix / 2 * 8 + i][matrix % 2 * 8];
+    constexpr int STRIDE = tile_shape<HD, I8>::STRIDE;
+#pragma unroll
+    for (int m = 0; m < R; m++) {
+#pragma unroll
+        for (int n = 0; n < PAGE / 8; n++) {
+            score[m][n][0] = score[m][n][1] = score[m][n][2] = score[m][n][3] = 0;
+        }
+    }
+#pragma unroll
+    for (int d = 0; d < HD; d += 16) {
+        uint32_t rows[R][4];
+#pragma unroll
+        for (int m = 0; m < R; m++) {
+            lv_ldmatrix(rows[m], q + m * 16 * STRIDE + d);
+        }
+#pragma unroll
+        for (int n = 0; n < PAGE / 8; n += 2) {
+            uint32_t tokens[4];
+            lv_ldmatrix(tokens, k + n * 8 * STRIDE + d);
+#pragma unroll
+            for (int m = 0; m < R; m++) {
+                lv_mma(score[m][n], rows[m], tokens[0], tokens[1]);
+                lv_mma(score[m][n + 1], rows[m], tokens[2], tokens[3]);
+            }
+        }
+    }
+}
+
+// i8: times the keys' scales. Then -inf where a row does not see a token.
+template <int HD, int R, bool I8>
+__device__ static inline void scale_and_mask(float score[R][PAGE / 8][4], const tile *b, int page,
+                                             const tile_shared<HD, R, I8> *shared) {
+    const int row0 = b->warp * 16 * R, token0 = page * PAGE;
+    const int last_of_last = b->last0 + (row0 + 16 * R - 1) * b->causal;
+    if (I8) {
+#pragma unroll
+        for (int n = 0; n < PAGE / 8; n++) {
+            const float2 scale = *(const float2 *)&shared->key_scale[8 * n + 2 * b->t];
+#pragma unroll
+            for (int m = 0; m < R; m++) {
+#pragma unroll
+                for (int i = 0; i < 4; i++) {
+                    score[m][n][i] *= i % 2 ? scale.y : scale.x;
+                }
+            }
+        }
+    }
+    if (token0 + PAGE - 1 <= b->last0 + row0 * b->causal &&
+        token0 >= lv_first_seen(last_of_last, b->window)) {
+        return; // all rows see all of the page
+    }
+#pragma unroll
+    for (int m = 0; m < R; m++) {
+#pragma unroll
+        for (int h = 0; h < 2; h++) {
+            const int last = b->last0 + (row0 + 16 * m + b->g + 8 * h) * b->causal;
+            const int first = lv_first_seen(last, b->window) - token0 - 2 * b->t;
+            const int end = last + 1 - token0 - 2 * b->t;
+#pragma unroll
+            for (int n = 0; n < PAGE / 8; n++) {
+#pragma unroll
+                for (int i = 0; i < 2; i++) {
+                    if (8 * n + i < first || 8 * n + i >= end) {
+                        score[m][n][2 * h + i] = -INFINITY;
+                    }
+                }
+            }
+        }
+    }
+}
+
+// Scores -> probabilities in place; what was summed is rescaled where a row's maximum grew.
+template <int HD, int R>
+__device__ static inline void softmax_page(float score[R][PAGE / 8][4], tile_sums<HD, R> *sums,
+                                           float scale) {
+    float factor[R][2];
+    bool grew = false;
+#pragma unroll
+    for (int m = 0; m < R; m++) {
+#pragma unroll
+        for (int h = 0; h < 2; h++) {
+            float most = fmaxf(score[m][0][2 * h], score[m][0][2 * h + 1]);
+#pragma unroll
+            for (int n = 1; n < PAGE / 8; n++) {
+                most = fmaxf(most, fmaxf(score[m][n][2 * h], score[m][n][2 * h + 1]));
+            }
+            most = fmaxf(most, __shfl_xor_sync(LV_ALL_LANES, most, 1));
+            most = fmaxf(most, __shfl_xor_sync(LV_ALL_LANES, most, 2));
+            const float before = sums->max[m][h], now = fmaxf(before, ceilf(most * scale));
+            const float base = now == -INFINITY ? 0.0f : now;
+            factor[m][h] = lv_exp2_whole(before - now);
+            grew = grew || now != before;
+            sums->max[m][h] = now;
+            float sum = 0;
+#pragma unroll
+            for (int n = 0; n < PAGE / 8; n++) {
+#pragma unroll
+                for (int i = 2 * h; i < 2 * h + 2; i++) {
+                    score[m][n][i] = lv_exp2(fmaf(score[m][n][i], scale, -base));
+                    sum += score[m][n][i];
+                }
+            }
+            sums->sum[m][h] = fmaf(sums->sum[m][h], factor[m][h], sum);
+        }
+    }
+    if (__any_sync(LV_ALL_LANES, grew)) {
+#pragma unroll
+        for (int m = 0; m < R; m++) {
+#pragma unroll
+            for (int n = 0; n < HD / 8; n++) {
+#pragma unroll
+                for (int i = 0; i < 4; i++) {
+                    sums->out[m][n][i] *= factor[m][i / 2];
+                }
+            }
+        }
+    }
+}
+
+// sums += P V.
+template <int HD, int R, bool I8>
+__device__ static inline void add_values(tile_sums<HD, R> *sums, float score[R][PAGE / 8][4],
+                                         const tile *b, const tile_shared<HD, R, I8> *shared) {
+    const int i = b->lane % 8, matrix = b->lane / 8;
+    const __half *v = &shared->values[matrix % 2 * 8 + i][matrix / 2 * 8];
+    constexpr int STRIDE = tile_shape<HD, I8>::STRIDE;
+#pragma unroll
+    for (int n = 0; n < PAGE / 8; n += 2) {
+        uint32_t p[R][4];
+        float2 scale[2] = {make_float2(1, 1), make_float2(1, 1)};
+        if (I8) {
+            scale[0] = *(const float2 *)&shared->value_scale[8 * n + 2 * b->t];
+            scale[1] = *(const float2 *)&shared->value_scale[8 * n + 8 + 2 * b->t];
+        }
+#pragma unroll
+        for (int m = 0; m < R; m++) {
+#pragma unroll
+            for (int w = 0; w < 4; w++) {
+                const float *pair = &score[m][n + w / 2][w % 2 * 2];
+                p[m][w] = lv_pack(pair[0] * scale[w / 2].x, pair[1] * scale[w / 2].y);
+            }
+        }
+#pragma unroll
+        for (int d = 0; d < HD / 8; d += 2) {
+            uint32_t tokens[4];
+            lv_ldmatrix_transposed(tokens, v + n * 8 * STRIDE + d * 8);
+#pragma unroll
+            for (int m = 0; m < R; m++) {
+                lv_mma(sums->out[m][d], p[m], tokens[0], tokens[1]);
+                lv_mma(sums->out[m][d + 1], p[m], tokens[2], tokens[3]);
+            }
+        }
+    }
+}
+
+// --- the kernel
+// --------------------------------------------------------------------------------------
+
+// The block's tile; false where it has no row.
+template <int R> __device__ static inline bool find_tile(const tile_args *a, tile *b) {
+    constexpr int ROWS = WARPS * 16 * R;
+    b->lane = threadIdx.x % 32;
+    b->warp = threadIdx.x / 32;
+    b->g = b->lane / 4;
+    b->t = b->lane % 4;
+    b->head = blockIdx.x;
+    b->kv_head = b->head / a->group;
+    b->window = a->window;
+    b->keys = a->keys + b->kv_head * a->head_stride;
+    b->causal = a->table != NULL;
+    if (!a->table) {
+        const int first = blockIdx.y * ROWS;
+        b->row0 = blockIdx.z * a->n_rows + first;
+        b->n_rows = min(ROWS, a->n_rows - first);
+        b->length = a->n_rows;
+        b->last0 = a->n_rows - 1;
+        b->keys += (size_t)blockIdx.z * a->n_rows * a->row_bytes;
+        b->table = NULL;
+        return true;
+    }
+    // The last tiles see the most: they begin first.
+    constexpr int PARTS = LV_Q_TILE / ROWS;
+    const int part = gridDim.y - 1 - blockIdx.y, i = part / PARTS, seq = a->tile_seq[i];
+    const int start = a->token_start[seq], n_new = a->token_start[seq + 1] - start;
+    const int first = a->tile_first[i] + part % PARTS * ROWS;
+    b->row0 = start + first;
+    b->n_rows = min(ROWS, n_new - first);
+    b->length = a->kv_length[seq];
+    b->last0 = b->length - n_new + first;
+    b->table = a->table + (size_t)seq * a->table_stride;
+    return b->n_rows > 0;
+}
+
+// The warp's rows -> f16, by way of its own rows of Q, which it needs no more.
+template <int HD, int R, bool I8>
+__device__ static inline void write_rows(const tile_args *a, const tile *b, tile_sums<HD, R> *sums,
+                                         tile_shared<HD, R, I8> *shared) {
+    const int row0 = b->warp * 16 * R;
+#pragma unroll
+    for (int m = 0; m < R; m++) {
+#pragma unroll
+        for (int h = 0; h < 2; h++) {
+            float sum = sums->sum[m][h];
+            sum += __shfl_xor_sync(LV_ALL_LANES, sum, 1);
+            sum += __shfl_xor_sync(LV_ALL_LANES, sum, 2);
+            const float inverse = (I8 ? 1.0f / LV_I8_BOOST : 1.0f) / sum;
+            __half *row = shared->q[row0 + 16 * m + b->g + 8 * h];
+#pragma unroll
+            for (int n = 0; n < HD / 8; n++) {
+                *(uint32_t *)(row + 8 * n + 2 * b->t) =
+                    lv_pack(sums->out[m][n][2 * h] * inverse, sums->out[m][n][2 * h + 1] * inverse);
+            }
+        }
+    }
+    __syncwarp();
+    constexpr int CHUNKS = HD / 8;
+    for (int i = b->lane; i < 16 * R * CHUNKS; i += 32) {
+        const int row = row0 + i / CHUNKS, chunk = i % CHUNKS;
+        if (row < b->n_rows) {
+            *(lv_chunk *)(a->out + (size_t)(b->row0 + row) * a->out_stride + b->head * HD +
+                          chunk * 8) = *(const lv_chunk *)&shared->q[row][chunk * 8];
+        }
+    }
+}
+
+// Rows that this warp has and tokens of the page that they see: else the page changes nothing.
+template <int R> __device__ static inline bool is_seen(const tile *b, int page) {
+    const int row0 = b->warp * 16 * R, end = min(row0 + 16 * R, b->n_rows);
+    return row0 < b->n_rows && page * PAGE <= b->last0 + (end - 1) * b->causal &&
+           page * PAGE + PAGE > lv_first_seen(b->last0 + row0 * b->causal, b->window);
+}
+
+template <int HD, int R, bool I8>
+__global__ void __launch_bounds__(THREADS, R == 2     ? 2
+                                           : HD == 64 ? 4
+                                                      : 3)
+    attend_tile(const __grid_constant__ tile_args a) {
+    tile_shared<HD, R, I8> *shared = (tile_shared<HD, R, I8> *)lv_shared;
+    tile_sums<HD, R> sums = {};
+    tile b;
+    lv_launch_next();
+    lv_wait_previous();
+    if (!find_tile<R>(&a, &b)) {
+        return;
+    }
+#pragma unroll
+    for (int m = 0; m < R; m++) {
+        sums.max[m][0] = sums.max[m][1] = -INFINITY;
+    }
+    const int last = (b.last0 + (b.n_rows - 1) * b.causal) / PAGE;
+    int page = lv_first_seen(b.last0, b.window) / PAGE;
+    copy_rows<HD>((__half *)shared->q, tile_shape<HD, I8>::STRIDE,
+                  (const uint8_t *)(a.q + (size_t)b.row0 * a.q_stride + b.head * HD),
+                  a.q_stride * (int)sizeof(__half), WARPS * 16 * R, b.n_rows);
+    fetch_page<HD, R, I8>(&a, &b, page, false, shared);
+    for (; page <= last; page++) {
+        float score[R][PAGE / 8][4];
+        const bool seen = is_seen<R>(&b, page);
+        arrive_page<HD, R, I8>(&b, page, false, shared);
+        fetch_page<HD, R, I8>(&a, &b, page, true, shared);
+        if (seen) {
+            scores_of<HD, R, I8>(score, &b, shared);
+            scale_and_mask<HD, R, I8>(score, &b, page, shared);
+            softmax_page<HD, R>(score, &sums, a.scale);
+        }
+        arrive_page<HD, R, I8>(&b, page, true, shared);
+        if (page < last) {
+            fetch_page<HD, R, I8>(&a, &b, page + 1, false, shared);
+        }
+        if (seen) {
+            add_values<HD, R, I8>(&sums, score, &b, shared);
+        }
+    }
+    write_rows<HD, R, I8>(&a, &b, &sums, shared);
+}
+
+// --- launchers
+// ---------------------------------------------------------------------------------------
+
+template <int HD, int R, bool I8>
+static lv_status launch(lv_cuda *cuda, const tile_args *args, int n_heads, int n_tiles,
+                        int n_images) {
+    return lv_launch(cuda, "attention", attend_tile<HD, R, I8>,
+                     dim3((unsigned)n_heads, (unsigned)n_tiles, (unsigned)n_images), dim3(THREADS),
+                     sizeof(tile_shared<HD, R, I8>), *args);
+}
+
+// Tiles of 128 rows where those fit and fill the device, else of 64: a row's bits are the same.
+template <int HD, bool I8>
+static lv_status launch_rows(lv_cuda *cuda, const tile_args *args, int n_heads, int n_images) {
+    const int n_large = args->table ? args->n_tiles : (args->n_rows + 127) / 128;
+    const int n_small = args->table ? args->n_tiles * 2 : (args->n_rows + 63) / 64;
+    if (n_large * n_heads * n_images >= 2 * cuda->n_sms &&
+        sizeof(tile_shared<HD, 2, I8>) <= cuda->shared_bytes) {
+        return launch<HD, 2, I8>(cuda, args, n_heads, n_large, n_images);
+    }
+    return launch<HD, 1, I8>(cuda, args, n_heads, n_small, n_images);
+}
+
+template <bool I8>
+static lv_status launch_width(lv_cuda *cuda, const tile_args *args, int n_heads, int head_dim,
+                              int n_images) {
+    switch (head_dim) {
+    case 64:
+        return launch_rows<64, I8>(cuda, args, n_heads, n_images);
+    case 80:
+        return launch_rows<80, I8>(cuda, args, n_heads, n_images);
+    case 96:
+        return launch_rows<96, I8>(cuda, args, n_heads, n_images);
+    default:
+        return launch_rows<128, I8>(cuda, args, n_heads, n_images);
+    }
+}
+
+lv_status lv_cuda_prefill_attention(lv_cuda *cuda, const lv_device_batch *batch,
+                                    const lv_attention_shape *shape, const void *q, const lv_kv *kv,
+                                    int layer, void *out) {
+    const int hd = shape->head_dim;
+    if (batch->n_tiles == 0) {
+        return LV_OK;
+    }
+    if (!lv_fast_head_dim(hd)) {
+        return lv_any_attention(cuda, batch, shape, q, kv, layer, false, out);
+    }
+    const lv_kv_layer pages = lv_kv_at(kv, layer);
+    tile_args args = {};
+    args.q = (const __half *)q;
+    args.out = (__half *)out;
+    args.q_stride = args.out_stride = shape->n_heads * hd;
+    args.keys = pages.data;
+    args.page_stride = (size_t)shape->n_kv_heads * 2 * pages.page_bytes;
+    args.head_stride = 2 * pages.page_bytes;
+    args.value_bytes = pages.page_bytes;
+    args.row_bytes = hd * (int)sizeof(__half);
+    args.group = shape->n_heads / shape->n_kv_heads;
+    args.window = shape->window;
+    args.scale = LV_LOG2E / sqrtf((float)hd);
+    args.table = batch->block_table;
+    args.tile_seq = batch->tile_seq;
+    args.tile_first = batch->tile_first;
+    args.token_start = batch->token_start;
+    args.kv_length = batch->kv_length;
+    args.table_stride = batch->table_stride;
+    args.n_tiles = batch->n_tiles;
+    return kv->dtype == LV_I8 ? launch_width<true>(cuda, &args, shape->n_heads, hd, 1)
+                              : launch_width<false>(cuda, &args, shape->n_heads, hd, 1);
+}
+
+lv_status lv_cuda_image_attention(lv_backend *be, const void *qkv, int n, int n_rows, int n_heads,
+                                  int head_dim, void *out) {
+    lv_cuda *cuda = (lv_cuda *)be;
+    const int d = n_heads * head_dim;
+    if (!lv_fast_head_dim(head_dim)) {
+        return lv_any_image_attention(cuda, qkv, n, n_rows, n_heads, head_dim, out);
+    }
+    tile_args args = {};
+    args.q = (const __half *)qkv;
+    args.out = (__half *)out;
+    args.q_stride = 3 * d;
+    args.out_stride = d;
+    args.keys = (const uint8_t *)(args.q + d);
+    args.row_bytes = 3 * d * (int)sizeof(__half);
+    args.page_stride = (size_t)PAGE * (size_t)args.row_bytes;
+    args.head_stride = (size_t)head_dim * sizeof(__half);
+    args.value_bytes = (size_t)d * sizeof(__half);
+    args.group = 1;
+    args.scale = LV_LOG2E / sqrtf((float)head_dim);
+    args.n_rows = n_rows;
+    return launch_width<false>(cuda, &args, n_heads, head_dim, n);
+}
