@@ -7,7 +7,6 @@
 #include "core/json.h"
 #include "pipeline/llava.h"
 
-#define FOLDER LV_SOURCE_DIR "/tests/golden/demo/"
 #define DESCRIBE "Describe this image."
 #define MAX_TURNS 8
 
@@ -43,9 +42,9 @@ static void check_ids(const json_t *want, const char *what) {
 
 // The dumped tensor `name` against the stored NAME_ITEM.npy, to `allowed` (0: to the byte).
 static void check_stage(const char *name, const char *item, double allowed) {
-    char path[256];
+    char path[512];
     lv_tensor got = take_dump(name), want = {0};
-    snprintf(path, sizeof path, FOLDER "%s_%s.npy", name, item);
+    snprintf(path, sizeof path, "%s/tests/golden/demo/%s_%s.npy", golden_source(), name, item);
     if (access(path, R_OK) == 0) {
         CHECK_OK(lv_npy_load(path, (size_t)1 << 26, &want));
         CHECK(lv_tensor_bytes(&got) == lv_tensor_bytes(&want), "%s of %s: another size", name,
@@ -80,13 +79,13 @@ static void check_case(lv_model *model, const json_t *item) {
     const char *picture_name = json_string_value(json_object_get(item, "picture"));
     const char *want = json_string_value(json_object_get(item, "text"));
     const int n_turns = (int)json_array_size(questions);
-    char path[256];
+    char path[512];
     lv_message messages[2 * MAX_TURNS];
     lv_picture *picture = NULL;
     lv_session *session = NULL;
     lv_answer answer = {0};
     int n = 0;
-    snprintf(path, sizeof path, FOLDER "%s", picture_name);
+    snprintf(path, sizeof path, "%s/tests/golden/demo/%s", golden_source(), picture_name);
     CHECK(n_turns >= 1 && n_turns <= MAX_TURNS);
     CHECK_OK(lv_picture_load(model, path, NULL, NULL, &picture));
     CHECK_OK(lv_session_open(model, &session));
@@ -115,8 +114,10 @@ int main(int argc, char **argv) {
         fprintf(stderr, "usage: golden_demo cpu|cuda\n");
         return 2;
     }
-    const lv_model_options options = {.model = LV_SOURCE_DIR "/assets/demo-model",
-                                      .device = argv[1]};
+    char folder[512], cases_file[512];
+    snprintf(folder, sizeof folder, "%s/assets/demo-model", golden_source());
+    snprintf(cases_file, sizeof cases_file, "%s/tests/golden/demo/demo.json", golden_source());
+    const lv_model_options options = {.model = folder, .device = argv[1]};
     tolerance = golden_is_cuda(argv[1]) ? GOLDEN_F16_TOLERANCE : tolerance;
     lv_model *model = NULL;
     json_t *root = NULL;
@@ -126,7 +127,7 @@ int main(int argc, char **argv) {
     }
     CHECK_OK(status);
     CHECK(mkdtemp(dump_dir));
-    CHECK_OK(lv_json_load(FOLDER "demo.json", (size_t)1 << 20, &root));
+    CHECK_OK(lv_json_load(cases_file, (size_t)1 << 20, &root));
     const json_t *cases = json_object_get(root, "cases");
     CHECK(json_array_size(cases) >= 15, "%zu cases", json_array_size(cases));
     for (size_t i = 0; model && i < json_array_size(cases); i++) {

@@ -16,8 +16,9 @@ model says:
     the same four with the decoder's linears rounded to int4 (MODEL.md, W4A16; to nearest)
 
 Exit status 1 where ours is further from the f32 reference than transformers' own f16 (of logits all
-positions together count), or agrees on the likeliest token at less than 99% of the positions. Needs torch, transformers, numpy, Pillow, and
-14 GB of disk or memory for --scratch (default: /dev/shm or /tmp, whichever has room).
+positions together count), or agrees on the likeliest token at less than 99% of the positions.
+Needs torch, transformers, numpy, Pillow, and 14 GB of disk or memory for --scratch (default:
+/dev/shm or /tmp, whichever has room).
 """
 import argparse, concurrent.futures, json, math, os, shutil, subprocess, sys, tempfile, time
 
