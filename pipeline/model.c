@@ -69,7 +69,9 @@ static lv_status load_parts(lv_model *model, const lv_model_options *options, co
     LV_TRY(lv_backend_open(&backend, &model->be));
     LV_TRY(lv_vision_load(model->checkpoint, model->be, &model->vision));
     LV_TRY(lv_projector_load(model->checkpoint, model->be, &model->projector));
-    return lv_llm_load(model->checkpoint, model->be, NULL, &model->llm);
+    const lv_llm_options llm = {.int4_weights = options->int4_weights,
+                                .int8_head = options->int8_head};
+    return lv_llm_load(model->checkpoint, model->be, &llm, &model->llm);
 }
 
 lv_status lv_model_open(const lv_model_options *options, lv_model **out) {
