@@ -90,6 +90,11 @@ typedef struct lv_memory {
     size_t used_bytes;              // by this backend's weights, caches and work space
 } lv_memory;
 
+typedef struct lv_ceilings {         // of a device, measured now; all per second
+    double read_bytes, copied_bytes; // of its memory; a copied byte is read and written: 2
+    double f16_flops;                // of an f16 matrix product of 8192 x 8192 x 8192
+} lv_ceilings;
+
 typedef lv_status lv_pass_body(void *user, const lv_batch *batch);
 
 typedef struct lv_ops {
@@ -101,6 +106,8 @@ typedef struct lv_ops {
     lv_status (*download)(lv_backend *be, void *host, const void *dev, size_t n_bytes);
     lv_status (*sync)(lv_backend *be);
     lv_status (*memory)(lv_backend *be, lv_memory *out);
+    // LV_EUNSUPPORTED on the CPU, whose ceilings depend on what else the machine does.
+    lv_status (*ceilings)(lv_backend *be, lv_ceilings *out);
 
     // f32 host <-> act dev, n elements.
     lv_status (*upload_act)(lv_backend *be, void *dev, const float *host, size_t n);

@@ -30,6 +30,8 @@ typedef struct lv_model_options {
     const lv_rope_config
         *rope_scaling; // beyond the trained length; NULL: the config's own, or dynamic NTK
     lv_dtype kv_dtype; // 0: the backend's default
+    bool int4_weights; // rounds a decoder that is not quantised to int4 while loading
+    bool int8_head;    // and its last linear to int8
 } lv_model_options;
 
 lv_status lv_model_open(const lv_model_options *options, lv_model **out) LV_MUST_CHECK;
@@ -43,6 +45,9 @@ typedef struct lv_model_info {
     const char *template_name;
     int session_len;
     size_t weight_bytes;
+    // On a GPU: what weights and work space take, what a conversation of session_len tokens takes
+    // in keys and values, and what is free of the rest now. 0 on a CPU.
+    size_t used_bytes, kv_bytes, free_bytes;
     double load_ms;
     const lv_config *config;
 } lv_model_info;

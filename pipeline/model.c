@@ -69,7 +69,9 @@ static lv_status load_parts(lv_model *model, const lv_model_options *options, co
     LV_TRY(lv_backend_open(&backend, &model->be));
     LV_TRY(lv_vision_load(model->checkpoint, model->be, &model->vision));
     LV_TRY(lv_projector_load(model->checkpoint, model->be, &model->projector));
-    return lv_llm_load(model->checkpoint, model->be, NULL, &model->llm);
+    const lv_llm_options llm = {.int4_weights = options->int4_weights,
+                                .int8_head = options->int8_head};
+    return lv_llm_load(model->checkpoint, model->be, &llm, &model->llm);
 }
 
 lv_status lv_model_open(const lv_model_options *options, lv_model **out) {
@@ -122,6 +124,9 @@ void lv_model_free(lv_model *model) {
 }
 
 lv_model_info lv_model_describe(const lv_model *model) {
+    const size_t n_blocks = (size_t)(model->session_len + LV_KV_BLOCK - 1) / LV_KV_BLOCK;
+    lv_memory memory = {0};
+    const bool is_known = model->be->is_gpu && model->be->ops->memory(model->be, &memory) == LV_OK;
     return (lv_model_info){
         .name = model->name,
         .dir = model->dir,
@@ -130,6 +135,9 @@ lv_model_info lv_model_describe(const lv_model *model) {
         .template_name = lv_template_names()[model->template_id],
         .session_len = model->session_len,
         .weight_bytes = lv_checkpoint_bytes(model->checkpoint),
+        .used_bytes = is_known ? memory.used_bytes : 0,
+        .kv_bytes = is_known ? n_blocks * lv_cache_block_bytes(model->llm, model->kv_dtype) : 0,
+        .free_bytes = is_known ? memory.free_bytes : 0,
         .load_ms = model->load_ms,
         .config = model->config,
     };

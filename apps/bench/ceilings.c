@@ -78,11 +78,26 @@ static lv_status measure_gemm(int n_threads, double *out) {
     return LV_OK;
 }
 
-lv_status bench_measure_ceilings(int n_threads, bench_ceilings *best) {
-    bench_ceilings now = {0};
-    LV_TRY(measure_read(n_threads, &now.bytes_per_s));
-    LV_TRY(measure_gemm(n_threads, &now.flops_per_s));
-    best->bytes_per_s = now.bytes_per_s > best->bytes_per_s ? now.bytes_per_s : best->bytes_per_s;
-    best->flops_per_s = now.flops_per_s > best->flops_per_s ? now.flops_per_s : best->flops_per_s;
+static void raise(double *best, double now) {
+    *best = now > *best ? now : *best;
+}
+
+lv_status bench_measure_ceilings(lv_backend *be, int n_threads, bench_ceilings *best) {
+    lv_ceilings device;
+    const lv_status status = be->ops->ceilings(be, &device);
+    if (status == LV_OK) {
+        raise(&best->read_bytes, device.read_bytes);
+        raise(&best->copied_bytes, device.copied_bytes);
+        raise(&best->flops, device.f16_flops);
+        best->product = "f16 GEMM";
+        return LV_OK;
+    }
+    double read_bytes = 0, flops = 0;
+    LV_TRY(status == LV_EUNSUPPORTED ? LV_OK : status);
+    LV_TRY(measure_read(n_threads, &read_bytes));
+    LV_TRY(measure_gemm(n_threads, &flops));
+    raise(&best->read_bytes, read_bytes);
+    raise(&best->flops, flops);
+    best->product = "f32 sgemm";
     return LV_OK;
 }

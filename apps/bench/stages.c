@@ -1,49 +1,78 @@
-// The stages of one answer, each timed through the same functions that answer real questions.
+// The stages of one answer, each timed through the same functions that answer real questions: here
+// loading, preprocessing and encoding.
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "apps/bench/bench.h"
-#include "llm/llm.h"
 #include "preprocess/preprocess.h"
-#include "vision/vision.h"
 
-#define MAX_RUNS 512
+#define MAX_RUNS 9
 
 static int compare_doubles(const void *a, const void *b) {
     double x = *(const double *)a, y = *(const double *)b;
     return (x > y) - (x < y);
 }
 
-static double median(double *values, int n) {
+double bench_median(double *values, int n) {
     qsort(values, (size_t)n, sizeof *values, compare_doubles);
     return n % 2 ? values[n / 2] : (values[n / 2 - 1] + values[n / 2]) / 2;
 }
 
-static bench_row *add_row(bench_report *report, const char *name, double seconds, double count,
-                          const char *unit) {
-    bench_row *row = &report->rows[report->n_rows++];
-    *row = (bench_row){.name = name, .ms = seconds * 1e3, .rate = count / seconds, .unit = unit};
+double bench_used_bytes(const bench *b) {
+    lv_memory memory;
+    return b->be->ops->memory(b->be, &memory) == LV_OK ? (double)memory.used_bytes : 0;
+}
+
+const char *bench_kv_name(lv_dtype kv) {
+    return kv == LV_NONE ? "default" : lv_dtype_name(kv);
+}
+
+bench_row *bench_add_row(bench *b, const char *name, double seconds, double count, const char *unit,
+                         const char *detail, ...) {
+    bench_report *report = b->report;
+    bench_row *row = &report->rows[report->n_rows];
+    report->n_rows += report->n_rows < BENCH_MAX_ROWS - 1;
+    *row = (bench_row){.name = name, .ms = seconds * 1e3, .unit = unit};
+    row->rate = seconds > 0 ? count / seconds : 0;
+    va_list args;
+    va_start(args, detail);
+    vsnprintf(row->detail, sizeof row->detail, detail, args);
+    va_end(args);
+    fprintf(stderr, "%s, %s: %.3f ms\n", name, row->detail, row->ms);
     return row;
 }
 
-static lv_status run_preprocess(const lv_config *config, bench_report *report) {
-    lv_image image = {1024, 899, malloc((size_t)1024 * 899 * 3)};
-    lv_status status = image.rgb ? LV_OK : lv_fail(LV_ENOMEM, "out of memory");
+lv_status bench_make_picture(uint8_t **out_rgb) {
+    const size_t n = (size_t)BENCH_WIDTH * BENCH_HEIGHT * 3;
+    *out_rgb = malloc(n);
+    for (size_t i = 0; *out_rgb && i < n; i++) {
+        (*out_rgb)[i] = (uint8_t)(i * 7 % 251);
+    }
+    return *out_rgb ? LV_OK : lv_fail(LV_ENOMEM, "out of memory");
+}
+
+static const char *plural(int n) {
+    return n == 1 ? "" : "s";
+}
+
+// --- preprocessing ------------------------------------------------------------------------------
+
+static lv_status run_preprocess(bench *b) {
+    lv_image image = {BENCH_WIDTH, BENCH_HEIGHT, NULL};
     double seconds[5];
     int n_tiles = 0;
-    for (int i = 0; status == LV_OK && i < image.width * image.height * 3; i++) {
-        image.rgb[i] = (uint8_t)(i * 7 % 251);
-    }
+    lv_status status = bench_make_picture(&image.rgb);
     for (int run = 0; run < 5 && status == LV_OK; run++) {
         lv_tiles tiles = {0};
         double start = bench_now();
-        status = lv_tiles_make(&image, &config->image, &tiles);
+        status = lv_tiles_make(&image, &b->config->image, &tiles);
         if (status == LV_OK) {
             size_t n = (size_t)tiles.n_tiles * 3 * (size_t)tiles.size * (size_t)tiles.size;
             float *pixels = malloc(n * sizeof *pixels);
             if (pixels) {
-                lv_tiles_normalize(&tiles, &config->image, pixels);
+                lv_tiles_normalize(&tiles, &b->config->image, pixels);
             }
             free(pixels);
         }
@@ -52,12 +81,27 @@ static lv_status run_preprocess(const lv_config *config, bench_report *report) {
         lv_tiles_free(&tiles);
     }
     if (status == LV_OK) {
-        bench_row *row = add_row(report, "preprocess", median(seconds, 5), 1, "pictures/s");
-        snprintf(row->detail, sizeof row->detail, "1024x899 -> %d tile%s", n_tiles,
-                 n_tiles == 1 ? "" : "s");
+        bench_add_row(b, "preprocess", bench_median(seconds, 5), 1, "pictures/s",
+                      "1024x899 -> %d tile%s", n_tiles, plural(n_tiles));
     }
     free(image.rgb);
     return status;
+}
+
+// --- encoding -----------------------------------------------------------------------------------
+
+lv_picture_shape bench_shape(const bench *b, int n_tiles) {
+    const int size = b->config->vision.image_size, grid = n_tiles - 1;
+    lv_picture_shape shape = {n_tiles, lv_vision_rows(b->vision), 1, 1, size, size};
+    if (n_tiles == 5) { // as a picture of 1024 x 899 is cut
+        shape.grid_width = shape.grid_height = 2;
+        shape.original_width = BENCH_WIDTH;
+        shape.original_height = BENCH_HEIGHT;
+    } else if (n_tiles > 1) {
+        shape.grid_width = grid;
+        shape.original_width = grid * size;
+    }
+    return shape;
 }
 
 // Multiplications and additions of the tower, n tiles.
@@ -69,163 +113,124 @@ static double vision_flops(const lv_vision_config *c, int n_tiles) {
                       2 * rows * d * 3 * c->patch_size * c->patch_size);
 }
 
-static lv_status run_vision(const lv_checkpoint *checkpoint, lv_backend *be, int n_tiles,
-                            bench_report *report) {
-    const lv_vision_config *c = &lv_checkpoint_config(checkpoint)->vision;
-    size_t n = (size_t)n_tiles * 3 * (size_t)c->image_size * (size_t)c->image_size;
-    float *pixels = calloc(n, sizeof *pixels);
-    lv_vision *vision = NULL;
-    double seconds[3];
-    lv_status status = pixels ? LV_OK : lv_fail(LV_ENOMEM, "out of memory");
-    if (status == LV_OK) {
-        status = lv_vision_load(checkpoint, be, &vision);
+static double projector_flops(const bench *b, int n_rows) {
+    const lv_config *c = b->config;
+    return 2.0 * n_rows * c->projector_hidden * (c->vision.d_model + c->text.d_model);
+}
+
+// What feeding the pixels alone takes: part of the tower's time, and a matter of the bus.
+static lv_status time_upload(bench *b, const float *pixels, size_t n, double *out) {
+    const lv_ops *ops = b->be->ops;
+    void *dev = NULL;
+    double seconds[5];
+    LV_TRY(ops->alloc(b->be, n * sizeof *pixels, &dev));
+    lv_status status = LV_OK;
+    for (int run = 0; run < 5 && status == LV_OK; run++) {
+        const double start = bench_now();
+        status = ops->upload(b->be, dev, pixels, n * sizeof *pixels);
+        status = status == LV_OK ? ops->sync(b->be) : status;
+        seconds[run] = bench_now() - start;
     }
-    for (int run = -1; run < 3 && status == LV_OK; run++) {
-        const void *features;
-        double start = bench_now();
-        status = lv_vision_encode(vision, pixels, n_tiles, &features);
-        if (status == LV_OK) {
-            status = be->ops->sync(be);
-        }
+    ops->free(b->be, dev);
+    *out = bench_median(seconds, 5);
+    return status;
+}
+
+// CLIP, and the projector unless the model's pictures cannot have that many tiles.
+static lv_status encode_once(bench *b, const float *pixels, int n_tiles, void *out) {
+    const lv_picture_shape shape = bench_shape(b, n_tiles);
+    const void *features;
+    LV_TRY(lv_vision_encode(b->vision, pixels, n_tiles, &features));
+    if (out) {
+        LV_TRY(lv_projector_run(b->projector, features, &shape, out));
+    }
+    return b->be->ops->sync(b->be);
+}
+
+static lv_status encode_tiles(bench *b, int n_tiles) {
+    const lv_vision_config *c = &b->config->vision;
+    const lv_picture_shape shape = bench_shape(b, n_tiles);
+    const size_t n = (size_t)n_tiles * 3 * (size_t)c->image_size * (size_t)c->image_size;
+    const bool projects = n_tiles > 1 || !b->config->is_next;
+    const int n_runs = b->be->is_gpu ? MAX_RUNS : 3;
+    float *pixels = malloc(n * sizeof *pixels);
+    void *out = NULL;
+    double seconds[MAX_RUNS], upload = 0;
+    lv_status status = pixels ? LV_OK : lv_fail(LV_ENOMEM, "out of memory");
+    for (size_t i = 0; pixels && i < n; i++) {
+        pixels[i] = (float)(i * 7919 % 4001) / 1000.0f - 2.0f;
+    }
+    if (status == LV_OK && projects) {
+        const size_t rows = (size_t)lv_projector_tokens(b->projector, &shape);
+        status = b->be->ops->alloc(
+            b->be, rows * (size_t)b->config->text.d_model * lv_dtype_bytes(b->be->act), &out);
+    }
+    if (status == LV_OK && b->be->is_gpu) {
+        status = time_upload(b, pixels, n, &upload);
+    }
+    for (int run = -1; run < n_runs && status == LV_OK; run++) {
+        const double start = bench_now();
+        status = encode_once(b, pixels, n_tiles, out);
         if (run >= 0) {
             seconds[run] = bench_now() - start;
         }
     }
     if (status == LV_OK) {
-        bench_row *row = add_row(report, "CLIP encode", median(seconds, 3), n_tiles, "tiles/s");
-        snprintf(row->detail, sizeof row->detail, "%d tile%s", n_tiles, n_tiles == 1 ? "" : "s");
-        row->flops = vision_flops(c, n_tiles);
+        bench_row *row = bench_add_row(b, "encode", bench_median(seconds, n_runs), n_tiles,
+                                       "tiles/s", "%d tile%s, CLIP%s", n_tiles, plural(n_tiles),
+                                       projects ? " + projector" : " alone");
+        row->flops = vision_flops(c, n_tiles) +
+                     (projects ? projector_flops(b, n_tiles * shape.rows_per_tile) : 0);
+        row->memory_bytes = bench_used_bytes(b);
     }
-    lv_vision_free(vision);
+    if (status == LV_OK && upload > 0) {
+        bench_add_row(b, "upload", upload, (double)n * sizeof *pixels * 1e-9, "GB/s",
+                      "%d tile%s of f32, part of encode", n_tiles, plural(n_tiles));
+    }
+    b->be->ops->free(b->be, out);
     free(pixels);
     return status;
 }
 
-typedef struct decoder {
-    lv_llm *llm;
-    lv_cache *cache;
-    lv_sequence *sequences; // [batch]
-    lv_chunk *chunks;       // [batch]
-    int32_t *ids;           // [prompt or batch]
-    int n_open;
-} decoder;
+// --- loading ------------------------------------------------------------------------------------
 
-// Floating-point operations of the linears for one token, without lm_head.
-static double token_flops(const lv_text_config *c) {
-    double q = (double)c->n_heads * c->head_dim, kv = (double)c->n_kv_heads * c->head_dim;
-    return 2.0 * c->n_layers *
-           (c->d_model * (q + 2 * kv) + q * c->d_model + 3.0 * c->d_model * c->d_ff);
-}
-
-// Feeds n tokens to sequence s; logits of the last one.
-static lv_status feed(decoder *d, int s, int n) {
-    float *logits;
-    int chunk = lv_llm_max_tokens(d->llm);
-    for (int done = 0; done < n; done += chunk) {
-        int now = n - done < chunk ? n - done : chunk;
-        lv_chunk piece = {&d->sequences[s], d->ids, NULL, now, done + now == n};
-        LV_TRY(lv_llm_forward(d->llm, d->cache, &piece, 1, &logits));
+static lv_status load(bench *b) {
+    const unsigned stages = b->options->stages;
+    const bool sees = stages & (BENCH_LOAD | BENCH_ENCODE | BENCH_ANSWER);
+    const bool talks = stages & (BENCH_LOAD | BENCH_PREFILL | BENCH_DECODE | BENCH_ANSWER);
+    const double start = bench_now();
+    if (sees) {
+        LV_TRY(lv_vision_load(b->checkpoint, b->be, &b->vision));
+        LV_TRY(lv_projector_load(b->checkpoint, b->be, &b->projector));
+    }
+    if (talks) {
+        LV_TRY(lv_llm_load(b->checkpoint, b->be, &b->options->llm, &b->llm));
+        b->report->weight_bytes = lv_llm_bytes_per_token(b->llm);
+    }
+    LV_TRY(b->be->ops->sync(b->be));
+    if (sees && talks) {
+        bench_row *row = bench_add_row(b, "load", bench_now() - start,
+                                       (double)lv_checkpoint_bytes(b->checkpoint) * 1e-9, "GB/s",
+                                       "CLIP, projector, decoder");
+        row->memory_bytes = bench_used_bytes(b);
     }
     return LV_OK;
 }
 
-static lv_status run_prefill(decoder *d, lv_backend *be, const bench_options *o,
-                             bench_report *report) {
-    const lv_text_config *c = lv_llm_config(d->llm);
-    double seconds[3];
-    for (int run = 0; run < 3; run++) {
-        lv_sequence_truncate(d->cache, &d->sequences[0], 0);
-        double start = bench_now();
-        LV_TRY(feed(d, 0, o->n_prompt));
-        LV_TRY(be->ops->sync(be));
-        seconds[run] = bench_now() - start;
+lv_status bench_run_stages(bench *b) {
+    const unsigned stages = b->options->stages;
+    LV_TRY(load(b));
+    if (stages & BENCH_PREPROCESS) {
+        LV_TRY(run_preprocess(b));
     }
-    bench_row *row = add_row(report, "prefill", median(seconds, 3), o->n_prompt, "tok/s");
-    snprintf(row->detail, sizeof row->detail, "%d tokens", o->n_prompt);
-    row->flops = token_flops(c) * o->n_prompt +
-                 2.0 * c->n_layers * c->n_heads * c->head_dim * o->n_prompt * (double)o->n_prompt;
-    return LV_OK;
-}
-
-static lv_status run_decode(decoder *d, lv_backend *be, const bench_options *o,
-                            bench_report *report) {
-    const lv_text_config *c = lv_llm_config(d->llm);
-    double *seconds = malloc((size_t)o->n_decode * sizeof *seconds);
-    int32_t *tokens = calloc((size_t)o->batch, sizeof *tokens);
-    lv_sampling *greedy = calloc((size_t)o->batch, sizeof *greedy);
-    lv_status status = seconds && tokens && greedy ? LV_OK : lv_fail(LV_ENOMEM, "out of memory");
-    for (int s = 0; s < o->batch && status == LV_OK; s++) {
-        lv_sequence_truncate(d->cache, &d->sequences[s], 0);
-        status = feed(d, s, o->context);
+    for (int i = 0; (stages & BENCH_ENCODE) && i < b->options->tiles.n; i++) {
+        LV_TRY(encode_tiles(b, b->options->tiles.values[i]));
     }
-    for (int step = 0; step < o->n_decode && status == LV_OK; step++) {
-        float *logits;
-        double start = bench_now();
-        for (int s = 0; s < o->batch; s++) {
-            d->chunks[s] = (lv_chunk){&d->sequences[s], &tokens[s], NULL, 1, true};
-        }
-        LV_TRY_DONE(lv_llm_forward(d->llm, d->cache, d->chunks, o->batch, &logits));
-        LV_TRY_DONE(be->ops->sample(be, logits, o->batch, c->vocab_size, greedy, tokens, NULL));
-        seconds[step] = bench_now() - start;
+    if (stages & BENCH_PREFILL) {
+        LV_TRY(bench_run_prefill(b));
     }
-    if (status == LV_OK) {
-        double context = o->context + 0.5 * o->n_decode;
-        double kv = (double)lv_cache_block_bytes(d->llm, o->kv_dtype) / LV_KV_BLOCK;
-        bench_row *row = add_row(report, "decode", median(seconds, o->n_decode), o->batch, "tok/s");
-        snprintf(row->detail, sizeof row->detail, "batch %d, context %d", o->batch, o->context);
-        row->bytes = (double)report->weight_bytes + kv * context * o->batch;
-        row->flops = token_flops(c) * o->batch;
+    if (stages & BENCH_ANSWER) {
+        LV_TRY(bench_run_answer(b));
     }
-done:
-    free(seconds);
-    free(tokens);
-    free(greedy);
-    return status;
-}
-
-static lv_status run_llm(const lv_checkpoint *checkpoint, lv_backend *be, const bench_options *o,
-                         bench_report *report) {
-    decoder d = {0};
-    lv_status status = LV_OK;
-    int longest = (o->context > o->n_prompt ? o->context : o->n_prompt) + o->n_decode;
-    int n_blocks = o->batch * (longest / LV_KV_BLOCK + 1);
-    double start = bench_now();
-    LV_TRY_DONE(lv_llm_load(checkpoint, be, NULL, &d.llm));
-    report->load_ms = (bench_now() - start) * 1e3;
-    report->weight_bytes = lv_llm_bytes_per_token(d.llm);
-    LV_TRY_DONE(lv_cache_create(d.llm, n_blocks, o->kv_dtype, &d.cache));
-    d.sequences = calloc((size_t)o->batch, sizeof *d.sequences);
-    d.chunks = calloc((size_t)o->batch, sizeof *d.chunks);
-    d.ids = calloc((size_t)lv_llm_max_tokens(d.llm), sizeof *d.ids);
-    if (!d.sequences || !d.chunks || !d.ids) {
-        status = lv_fail(LV_ENOMEM, "out of memory");
-        goto done;
-    }
-    for (int i = 0; i < lv_llm_max_tokens(d.llm); i++) {
-        d.ids[i] = i * 37 % lv_llm_config(d.llm)->vocab_size;
-    }
-    for (; d.n_open < o->batch; d.n_open++) {
-        LV_TRY_DONE(lv_sequence_open(d.llm, longest, NULL, &d.sequences[d.n_open]));
-    }
-    LV_TRY_DONE(run_prefill(&d, be, o, report));
-    status = run_decode(&d, be, o, report);
-done:
-    for (int i = 0; i < d.n_open; i++) {
-        lv_sequence_close(d.cache, &d.sequences[i]);
-    }
-    free(d.sequences);
-    free(d.chunks);
-    free(d.ids);
-    lv_cache_free(d.cache);
-    lv_llm_free(d.llm);
-    return status;
-}
-
-lv_status bench_run_stages(const bench_options *options, const lv_checkpoint *checkpoint,
-                           lv_backend *be, bench_report *report) {
-    const lv_config *config = lv_checkpoint_config(checkpoint);
-    int n_tiles = options->n_tiles ? options->n_tiles : config->is_next ? 5 : 1;
-    LV_TRY(run_preprocess(config, report));
-    LV_TRY(run_vision(checkpoint, be, n_tiles, report));
-    return run_llm(checkpoint, be, options, report);
+    return stages & BENCH_DECODE ? bench_run_decode(b) : LV_OK;
 }

@@ -100,6 +100,10 @@ static const option_spec specs[] = {
      "beyond the trained length: dynamic, linear or yarn (yarn:4)"},
     {NULL, 0, "quant-policy", "0|8", QUANT_POLICY, AT(model.kv_dtype), 0, 0,
      "8 keeps the conversation in int8, in less memory (default 0)"},
+    {NULL, 0, "quantize-weights", NULL, FLAG, AT(model.int4_weights), 0, 0,
+     "round the decoder's weights to int4 while loading"},
+    {NULL, 0, "int8-head", NULL, FLAG, AT(model.int8_head), 0, 0,
+     "keep the decoder's last linear in int8"},
 
     {"Output", 0, "json", NULL, FLAG, AT(json), 0, 0,
      "one JSON object a line: text, finish reason, tokens, timings"},

@@ -25,6 +25,14 @@ void report_model(const describe_app *app) {
             "memory    %.0f MB\n",
             info->name, info->dir, (double)info->weight_bytes / 1e6, info->load_ms,
             info->template_name, info->session_len, info->device, peak_memory_mb());
+    if (info->used_bytes) {
+        const double rest = (double)info->free_bytes - (double)info->kv_bytes;
+        fprintf(stderr,
+                "on it     %.2f GB weights and work space, %.2f GB a conversation of %d tokens, "
+                "%.2f GB free\n",
+                (double)info->used_bytes / 1e9, (double)info->kv_bytes / 1e9, info->session_len,
+                rest / 1e9);
+    }
 }
 
 static void stage(const char *name, double ms, int n_tokens) {

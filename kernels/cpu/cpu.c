@@ -108,6 +108,11 @@ static lv_status cpu_memory(lv_backend *be, lv_memory *out) {
     return LV_OK;
 }
 
+static lv_status cpu_ceilings(lv_backend *be, lv_ceilings *out) {
+    *out = (lv_ceilings){0};
+    return lv_fail(LV_EUNSUPPORTED, "%s: ceilings are not measured by the backend", be->device);
+}
+
 static lv_status download_act(lv_backend *be, float *host, const void *dev, size_t n) {
     return lv_cpu_copy(be, host, dev, n * sizeof(float));
 }
@@ -123,6 +128,7 @@ static void shared_ops(lv_ops *ops) {
     ops->download = lv_cpu_copy;
     ops->sync = cpu_sync;
     ops->memory = cpu_memory;
+    ops->ceilings = cpu_ceilings;
     ops->pass = cpu_pass;
     ops->upload_act = upload_act;
     ops->download_act = download_act;

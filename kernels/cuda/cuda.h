@@ -373,6 +373,10 @@ lv_status lv_cuda_sample(lv_backend *be, float *logits, int n_rows, int vocab,
 lv_status lv_cuda_collect(lv_backend *be, int32_t *tokens, float *logprobs);
 void lv_cuda_sampler_free(lv_cuda *cuda);
 
+// --- ceilings.cu ------------------------------------------------------------------------------
+
+lv_status lv_cuda_ceilings(lv_backend *be, lv_ceilings *out);
+
 #ifdef __cplusplus
 }
 #endif

@@ -216,6 +216,7 @@ static void set_ops(lv_ops *ops) {
                     .download = cuda_download,
                     .sync = cuda_sync,
                     .memory = cuda_memory,
+                    .ceilings = lv_cuda_ceilings,
                     .upload_act = cuda_upload_act,
                     .download_act = cuda_download_act,
                     .linear_load = lv_cuda_linear_load,

@@ -1,5 +1,5 @@
-// The shipped demo model against transformers on the exact values of its int4 weights: prompt ids,
-// first logits, answers in one and several turns, one picture's pixels.
+// golden_demo cpu|cuda: the shipped demo model against transformers on the exact values of its int4
+// weights: prompt ids, first logits, answers in one and several turns, one picture's pixels.
 #include "golden.h"
 
 #include <unistd.h>
@@ -7,11 +7,11 @@
 #include "core/json.h"
 #include "pipeline/llava.h"
 
-#define FOLDER LV_SOURCE_DIR "/tests/golden/demo/"
 #define DESCRIBE "Describe this image."
 #define MAX_TURNS 8
 
 static char dump_dir[] = "/tmp/lv_demo_XXXXXX";
+static double tolerance = GOLDEN_AWQ_TOLERANCE; // of logits
 
 // What the answer just given dumped under `name`; zeroed where it is missing.
 static lv_tensor take_dump(const char *name) {
@@ -40,20 +40,20 @@ static void check_ids(const json_t *want, const char *what) {
     free_tensor(&ids);
 }
 
-// The dumped tensor `name` against the stored NAME_ITEM.npy, to `tolerance` (0: to the byte).
-static void check_stage(const char *name, const char *item, double tolerance) {
-    char path[256];
+// The dumped tensor `name` against the stored NAME_ITEM.npy, to `allowed` (0: to the byte).
+static void check_stage(const char *name, const char *item, double allowed) {
+    char path[512];
     lv_tensor got = take_dump(name), want = {0};
-    snprintf(path, sizeof path, FOLDER "%s_%s.npy", name, item);
+    snprintf(path, sizeof path, "%s/tests/golden/demo/%s_%s.npy", golden_source(), name, item);
     if (access(path, R_OK) == 0) {
         CHECK_OK(lv_npy_load(path, (size_t)1 << 26, &want));
         CHECK(lv_tensor_bytes(&got) == lv_tensor_bytes(&want), "%s of %s: another size", name,
               item);
         if (got.data && lv_tensor_bytes(&got) == lv_tensor_bytes(&want)) {
             const double error =
-                tolerance > 0 ? golden_relative(got.data, want.data, (size_t)lv_tensor_count(&want))
-                              : memcmp(got.data, want.data, lv_tensor_bytes(&want)) != 0;
-            CHECK(error <= tolerance, "%s of %s: relative error %.2e", name, item, error);
+                allowed > 0 ? golden_relative(got.data, want.data, (size_t)lv_tensor_count(&want))
+                            : memcmp(got.data, want.data, lv_tensor_bytes(&want)) != 0;
+            CHECK(error <= allowed, "%s of %s: relative error %.2e", name, item, error);
             printf("%s of %s: relative error %.1e\n", name, item, error);
         }
     }
@@ -66,7 +66,7 @@ static void check_stages(const json_t *item, const char *picture, const char *qu
     snprintf(name, sizeof name, "%.*s", (int)strcspn(picture, "."), picture);
     check_ids(json_object_get(item, "input_ids"), name);
     // The logits stored are those of the description.
-    check_stage("logits", strcmp(question, DESCRIBE) == 0 ? name : "none", GOLDEN_AWQ_TOLERANCE);
+    check_stage("logits", strcmp(question, DESCRIBE) == 0 ? name : "none", tolerance);
     check_stage("pixels", name, 0);
     check_stage("pixel_values", name, 0);
     free_tensor(&(lv_tensor){.data = take_dump("vision_features").data});
@@ -79,13 +79,13 @@ static void check_case(lv_model *model, const json_t *item) {
     const char *picture_name = json_string_value(json_object_get(item, "picture"));
     const char *want = json_string_value(json_object_get(item, "text"));
     const int n_turns = (int)json_array_size(questions);
-    char path[256];
+    char path[512];
     lv_message messages[2 * MAX_TURNS];
     lv_picture *picture = NULL;
     lv_session *session = NULL;
     lv_answer answer = {0};
     int n = 0;
-    snprintf(path, sizeof path, FOLDER "%s", picture_name);
+    snprintf(path, sizeof path, "%s/tests/golden/demo/%s", golden_source(), picture_name);
     CHECK(n_turns >= 1 && n_turns <= MAX_TURNS);
     CHECK_OK(lv_picture_load(model, path, NULL, NULL, &picture));
     CHECK_OK(lv_session_open(model, &session));
@@ -109,13 +109,25 @@ static void check_case(lv_model *model, const json_t *item) {
     lv_picture_free(picture);
 }
 
-int main(void) {
-    const lv_model_options options = {.model = LV_SOURCE_DIR "/assets/demo-model", .device = "cpu"};
+int main(int argc, char **argv) {
+    if (argc != 2) {
+        fprintf(stderr, "usage: golden_demo cpu|cuda\n");
+        return 2;
+    }
+    char folder[512], cases_file[512];
+    snprintf(folder, sizeof folder, "%s/assets/demo-model", golden_source());
+    snprintf(cases_file, sizeof cases_file, "%s/tests/golden/demo/demo.json", golden_source());
+    const lv_model_options options = {.model = folder, .device = argv[1]};
+    tolerance = golden_is_cuda(argv[1]) ? GOLDEN_F16_TOLERANCE : tolerance;
     lv_model *model = NULL;
     json_t *root = NULL;
+    const lv_status status = lv_model_open(&options, &model);
+    if (status == LV_EDEVICE && golden_is_cuda(argv[1])) {
+        return check_skip(lv_error());
+    }
+    CHECK_OK(status);
     CHECK(mkdtemp(dump_dir));
-    CHECK_OK(lv_json_load(FOLDER "demo.json", (size_t)1 << 20, &root));
-    CHECK_OK(lv_model_open(&options, &model));
+    CHECK_OK(lv_json_load(cases_file, (size_t)1 << 20, &root));
     const json_t *cases = json_object_get(root, "cases");
     CHECK(json_array_size(cases) >= 15, "%zu cases", json_array_size(cases));
     for (size_t i = 0; model && i < json_array_size(cases); i++) {

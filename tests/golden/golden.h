@@ -10,10 +10,40 @@
 #include "check.h"
 #include "core/files.h"
 #include "core/safetensors.h"
+#include "kernels/ops.h"
 
 // Relative errors, ||ours - reference|| / ||reference||, in f32 on both sides.
 #define GOLDEN_TOLERANCE 1e-4
 #define GOLDEN_AWQ_TOLERANCE 1e-3
+#define GOLDEN_F16_TOLERANCE 3e-3 // on a GPU, where activations are f16
+// Where the best two logits are closer than this, f16 activations may swap them.
+#define GOLDEN_F16_MARGIN 1e-2f
+
+// "ref", "cpu" or "cuda".
+static inline bool golden_is_cuda(const char *backend) {
+    return strcmp(backend, "cuda") == 0;
+}
+
+static inline lv_backend_options golden_backend(const char *backend) {
+    return (lv_backend_options){.device = golden_is_cuda(backend) ? "cuda" : "cpu",
+                                .reference = strcmp(backend, "ref") == 0};
+}
+
+// The goldens were made with keys and values in f32.
+static inline lv_dtype golden_kv(const char *backend) {
+    return golden_is_cuda(backend) ? LV_NONE : LV_F32;
+}
+
+static inline double golden_tolerance(const char *backend) {
+    return golden_is_cuda(backend) ? GOLDEN_F16_TOLERANCE : GOLDEN_TOLERANCE;
+}
+
+// The source tree: where this was built, or $LV_SOURCE_DIR where the programs were carried
+// elsewhere.
+static inline const char *golden_source(void) {
+    const char *named = getenv("LV_SOURCE_DIR");
+    return named ? named : LV_SOURCE_DIR;
+}
 
 // The stored tensor "item/what"; NULL where there is none.
 static inline const lv_tensor *golden_find(const lv_safetensors *file, const char *item,
@@ -59,7 +89,7 @@ static inline double golden_error(const float *ours, size_t n, const lv_tensor *
 static inline lv_safetensors *golden_open(const char *name) {
     char path[512];
     lv_safetensors *file = NULL;
-    snprintf(path, sizeof path, "%s/tests/golden/data/%s.safetensors", LV_SOURCE_DIR, name);
+    snprintf(path, sizeof path, "%s/tests/golden/data/%s.safetensors", golden_source(), name);
     CHECK_OK(lv_safetensors_open(path, &file));
     return file;
 }

@@ -1,4 +1,4 @@
-// The sampler's filters against transformers' processors: golden_sampling ref|cpu
+// The sampler's filters against transformers' processors: golden_sampling ref|cpu|cuda
 //
 // Each stored row of logits is drawn from many times. No token may come out that the reference
 // leaves no probability, and the counts must fit its probabilities (Pearson's statistic).
@@ -7,7 +7,7 @@
 #include "kernels/ops.h"
 
 #define N_DRAWS 8192
-#define BATCH 512
+#define BATCH 256
 
 typedef struct row {
     const float *settings; // temperature, top_k, top_p, min_p, repetition penalty
@@ -69,13 +69,17 @@ static void check_counts(int index, const row *r, const int *counts) {
 
 int main(int argc, char **argv) {
     if (argc != 2) {
-        fprintf(stderr, "usage: golden_sampling ref|cpu\n");
+        fprintf(stderr, "usage: golden_sampling ref|cpu|cuda\n");
         return 2;
     }
-    const lv_backend_options options = {.device = "cpu", .reference = strcmp(argv[1], "ref") == 0};
+    const lv_backend_options options = golden_backend(argv[1]);
     lv_backend *be = NULL;
+    const lv_status status = lv_backend_open(&options, &be);
+    if (status == LV_EDEVICE && golden_is_cuda(argv[1])) {
+        return check_skip(lv_error());
+    }
+    CHECK_OK(status);
     lv_safetensors *golden = golden_open("sampling");
-    CHECK_OK(lv_backend_open(&options, &be));
     if (!golden || !be) {
         return check_done();
     }

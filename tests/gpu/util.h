@@ -17,6 +17,13 @@ static inline lv_backend *open_cuda(void) {
     return be;
 }
 
+// LV_GPU_SMALL=1 leaves out large shapes: under compute-sanitizer everything is a hundred times
+// slower, and small ones reach every branch.
+static inline bool gpu_small(void) {
+    const char *value = getenv("LV_GPU_SMALL");
+    return value && strcmp(value, "1") == 0;
+}
+
 // f32 values as f16 would hold them, so that both backends start from the same numbers.
 static inline float *random_halves(size_t n) {
     float *x = random_floats(n);
