@@ -89,19 +89,6 @@ __device__ static inline void lv_copy16(void *to, const void *from) {
 #endif
 }
 
-// The same for weights, which this pass reads once.
-__device__ static inline void lv_copy16_stream(void *to, const void *from, uint64_t policy) {
-#if __CUDA_ARCH__ >= 900
-    asm volatile(
-        "cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, %2;" ::"r"(lv_shared(to)),
-        "l"(from), "l"(policy)
-        : "memory");
-#else
-    (void)policy;
-    lv_copy16(to, from);
-#endif
-}
-
 __device__ static inline void lv_copy_commit() {
 #if __CUDA_ARCH__ >= 800
     asm volatile("cp.async.commit_group;" ::: "memory");
@@ -205,8 +192,7 @@ __device__ static inline void lv_ring_fill(lv_ring *ring, int n_in, int stage, i
         const uint8_t *row = from + (lane / 4) * row_bytes + lane % 4 * 16;
 #pragma unroll
         for (int i = 0; i < 4; i++) {
-            lv_copy16_stream(slot + i * 512 + lane * 16, row + i / 2 * 8 * row_bytes + i % 2 * 64,
-                             ring->policy);
+            lv_copy16(slot + i * 512 + lane * 16, row + i / 2 * 8 * row_bytes + i % 2 * 64);
         }
     }
 #if __CUDA_ARCH__ >= 800
