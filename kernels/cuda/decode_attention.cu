@@ -92,8 +92,9 @@ template <int HD, bool I8> struct lane_sums {
 };
 
 template <int HD> struct decode_shared {
-    float part[WARPS][HEADS][HD + 2]; // + 2: fewer bank conflicts
-    float fold[HEADS][HD];            // splits joined so far (one worker)
+    lv_chunk q[(HD + 63) / 64 * 2][32]; // fragments: see load_query
+    float part[WARPS][HEADS][HD + 2];   // + 2: fewer bank conflicts
+    float fold[HEADS][HD];              // splits joined so far (one worker)
     float part_max[WARPS][HEADS], part_sum[WARPS][HEADS];
     float weight[WARPS][HEADS], new_weight[HEADS];
     float fold_max[HEADS], fold_sum[HEADS], fold_weight[HEADS], split_weight[HEADS];
@@ -107,8 +108,7 @@ __host__ __device__ static inline int row_token(int r) {
     return r / 2 * 4 + r % 2;
 }
 
-// --- loads
-// -----------------------------------------------------------------------------------------
+// --- loads --------------------------------------------------------------------------------------
 
 template <int HD, bool I8>
 __device__ static inline void load_keys(lane_keys<HD, I8> *keys, const uint8_t *page,
@@ -155,36 +155,28 @@ __device__ static inline void load_values(lane_values<HD, I8> *values, const uin
     }
 }
 
-// q as fragments: word 2 s and 2 s + 1 of block b are dimensions (4 b + t) E + 4 s .. + 3 of head
-// g.
+// q as fragments, for all warps: word w of chunk (b, c) is dimensions (4 b + t) E + 8 c + 2 w and
+// the next of head g.
 template <int HD, bool I8>
-__device__ static inline void load_query(uint32_t q[][shape_of<HD, I8>::E / 2],
-                                         const decode_args *a, const job *j) {
+__device__ static inline void load_query(decode_shared<HD> *shared, const decode_args *a,
+                                         const job *j) {
     using S = shape_of<HD, I8>;
     const size_t row = (size_t)a->token_start[j->seq] * a->n_heads + j->head0 + j->g;
-#pragma unroll
-    for (int b = 0; b < S::KB; b++) {
-        const bool is_there = j->g < j->n_heads && 4 * b + j->t < S::CHUNKS;
-#pragma unroll
-        for (int c = 0; c < S::E / 8; c++) {
-            lv_chunk chunk = {};
-            if (is_there) {
-                chunk = *(const lv_chunk *)(a->q + row * HD + (4 * b + j->t) * S::E + c * 8);
-            }
-#pragma unroll
-            for (int w = 0; w < 4; w++) {
-                q[b][4 * c + w] = chunk.word[w];
-            }
+    for (int i = j->warp; i < S::KB * (S::E / 8); i += WARPS) {
+        const int b = i / (S::E / 8), c = i % (S::E / 8);
+        lv_chunk chunk = {};
+        if (j->g < j->n_heads && 4 * b + j->t < S::CHUNKS) {
+            chunk = *(const lv_chunk *)(a->q + row * HD + (4 * b + j->t) * S::E + c * 8);
         }
+        shared->q[i][j->lane] = chunk;
     }
 }
 
-// --- one step of a warp
-// ------------------------------------------------------------------------------
+// --- one step of a warp -------------------------------------------------------------------------
 
 template <int HD, bool I8>
 __device__ static inline void scores_of(float score[4], const lane_keys<HD, I8> *keys,
-                                        const uint32_t q[][shape_of<HD, I8>::E / 2], float scale) {
+                                        const lv_chunk q[][32], float scale, int lane) {
     using S = shape_of<HD, I8>;
 #pragma unroll
     for (int i = 0; i < 4; i++) {
@@ -192,6 +184,11 @@ __device__ static inline void scores_of(float score[4], const lane_keys<HD, I8> 
     }
 #pragma unroll
     for (int b = 0; b < S::KB; b++) {
+        lv_chunk heads[S::E / 8];
+#pragma unroll
+        for (int c = 0; c < S::E / 8; c++) {
+            heads[c] = q[b * (S::E / 8) + c][lane];
+        }
 #pragma unroll
         for (int s = 0; s < S::STEPS; s++) {
             const uint32_t *x = keys->chunk[0][b].word, *y = keys->chunk[1][b].word;
@@ -207,7 +204,7 @@ __device__ static inline void scores_of(float score[4], const lane_keys<HD, I8> 
                 k[2] = x[2 * s + 1];
                 k[3] = y[2 * s + 1];
             }
-            lv_mma(score, k, q[b][2 * s], q[b][2 * s + 1]);
+            lv_mma(score, k, heads[s / 2].word[s % 2 * 2], heads[s / 2].word[s % 2 * 2 + 1]);
         }
     }
 #pragma unroll
@@ -308,8 +305,7 @@ __device__ static inline void add_values(lane_sums<HD, I8> *sums, float p[4],
     }
 }
 
-// --- the new token
-// -----------------------------------------------------------------------------------
+// --- the new token ------------------------------------------------------------------------------
 
 // Scores and value of the new token as the cache will hold it -> shared memory; the first block of
 // the kv head stores it. Warps share the heads; warp 0 stores the key, warp 1 handles the value.
@@ -358,8 +354,7 @@ __device__ static inline void new_token(const decode_args *a, const job *j,
     }
 }
 
-// --- the end of a split
-// ------------------------------------------------------------------------------
+// --- the end of a split -------------------------------------------------------------------------
 
 template <int HD, bool I8> __device__ static inline void clear_sums(lane_sums<HD, I8> *sums) {
     using S = shape_of<HD, I8>;
@@ -480,8 +475,7 @@ __device__ static inline void finish_split(const decode_args *a, const job *j, i
     __syncthreads();
 }
 
-// --- the last worker joins all splits
-// ----------------------------------------------------------------
+// --- the last worker joins all splits -----------------------------------------------------------
 
 // True in all threads of the unit's last worker, which then sees what the others wrote.
 template <int HD>
@@ -543,8 +537,7 @@ __device__ static inline void join_splits(const decode_args *a, const job *j,
     }
 }
 
-// --- the kernel
-// --------------------------------------------------------------------------------------
+// --- the kernel ---------------------------------------------------------------------------------
 
 // This block's job; false where it has none. All that it reads was there before the pass began.
 __device__ static inline bool find_job(const decode_args *a, job *j) {
@@ -579,32 +572,30 @@ typedef struct page_list {
     int from, n, numbers;
 } page_list;
 
-__device__ static inline const uint8_t *page_at(page_list *list, int page, const decode_args *a,
-                                                const job *j) {
+__device__ static inline int block_at(page_list *list, int page, const job *j) {
     if (page - list->from >= 32) {
         list->from = page;
         list->numbers = list->table[min(page + j->lane, list->n - 1)];
     }
-    const int block = __shfl_sync(LV_ALL_LANES, list->numbers, page - list->from);
-    return lv_kv_page(&a->kv, block, j->kv_head);
+    return __shfl_sync(LV_ALL_LANES, list->numbers, page - list->from);
 }
 
 // Up to PAGES pages that a block works on at once.
 template <int HD, bool I8> struct step {
-    const uint8_t *page[shape_of<HD, I8>::PAGES]; // keys
-    int n_valid[shape_of<HD, I8>::PAGES];         // tokens in the cache; 0: no page
+    int block[shape_of<HD, I8>::PAGES];
+    int n_valid[shape_of<HD, I8>::PAGES]; // tokens in the cache; 0: no page
 };
 
 // The step that begins at page `first` (counted from page0) and ends before `limit`.
 template <int HD, bool I8>
 __device__ static inline void plan_step(step<HD, I8> *s, int first, int limit, page_list *list,
-                                        const decode_args *a, const job *j) {
+                                        const job *j) {
 #pragma unroll
     for (int p = 0; p < shape_of<HD, I8>::PAGES; p++) {
         s->n_valid[p] = 0;
         if (first + p < limit) {
             s->n_valid[p] = min(j->n_old - (j->page0 + first + p) * LV_KV_BLOCK, LV_KV_BLOCK);
-            s->page[p] = page_at(list, first + p, a, j);
+            s->block[p] = block_at(list, first + p, j);
         }
     }
 }
@@ -616,7 +607,6 @@ __global__ void __launch_bounds__(THREADS, 3) decode(const __grid_constant__ dec
     lane_keys<HD, I8> keys[S::PAGES];
     lane_values<HD, I8> values[S::PAGES];
     lane_sums<HD, I8> sums;
-    uint32_t q[S::KB][S::E / 2];
     step<HD, I8> now, next;
     job j;
     lv_launch_next();
@@ -628,21 +618,23 @@ __global__ void __launch_bounds__(THREADS, 3) decode(const __grid_constant__ dec
     int split_end = min(page + j.split_pages, end);
     page_list list = {a.block_table + (size_t)j.seq * a.table_stride + j.page0, page - 32,
                       j.n_pages, 0};
-    plan_step<HD, I8>(&now, page, split_end, &list, &a, &j);
+    plan_step<HD, I8>(&now, page, split_end, &list, &j);
 #pragma unroll
     for (int p = 0; p < S::PAGES; p++) {
         if (now.n_valid[p] > 0) {
-            load_keys<HD, I8>(&keys[p], now.page[p], &j);
-            load_values<HD, I8>(&values[p], now.page[p] + a.kv.page_bytes, now.n_valid[p], &j);
+            const uint8_t *at = lv_kv_page(&a.kv, now.block[p], j.kv_head);
+            load_keys<HD, I8>(&keys[p], at, &j);
+            load_values<HD, I8>(&values[p], at + a.kv.page_bytes, now.n_valid[p], &j);
         }
     }
     clear_sums<HD, I8>(&sums);
     clear_fold<HD>(shared);
     lv_wait_previous();
-    load_query<HD, I8>(q, &a, &j);
+    load_query<HD, I8>(shared, &a, &j);
     if (j.split1 == j.n_splits) {
         new_token<HD, I8>(&a, &j, shared);
     }
+    __syncthreads();
     do {
         const int token0 = (j.page0 + page) * LV_KV_BLOCK;
         int n_tokens = 0;
@@ -650,18 +642,18 @@ __global__ void __launch_bounds__(THREADS, 3) decode(const __grid_constant__ dec
 #pragma unroll
         for (int p = 0; p < S::PAGES; p++) {
             if (now.n_valid[p] > 0) {
-                scores_of<HD, I8>(score[p], &keys[p], q, a.scale);
+                scores_of<HD, I8>(score[p], &keys[p], shared->q, a.scale, j.lane);
                 n_tokens += now.n_valid[p];
             }
         }
         page = min(page + S::PAGES, split_end);
         const bool ends_split = page == split_end;
         split_end = ends_split ? min(split_end + j.split_pages, end) : split_end;
-        plan_step<HD, I8>(&next, page, split_end, &list, &a, &j);
+        plan_step<HD, I8>(&next, page, split_end, &list, &j);
 #pragma unroll
         for (int p = 0; p < S::PAGES; p++) {
             if (next.n_valid[p] > 0) {
-                load_keys<HD, I8>(&keys[p], next.page[p], &j);
+                load_keys<HD, I8>(&keys[p], lv_kv_page(&a.kv, next.block[p], j.kv_head), &j);
             }
         }
         softmax_step<HD, I8>(score, &sums, token0, n_tokens, &j);
@@ -671,8 +663,8 @@ __global__ void __launch_bounds__(THREADS, 3) decode(const __grid_constant__ dec
                 add_values<HD, I8>(&sums, score[p], &values[p]);
             }
             if (next.n_valid[p] > 0) {
-                load_values<HD, I8>(&values[p], next.page[p] + a.kv.page_bytes, next.n_valid[p],
-                                    &j);
+                const uint8_t *at = lv_kv_page(&a.kv, next.block[p], j.kv_head);
+                load_values<HD, I8>(&values[p], at + a.kv.page_bytes, next.n_valid[p], &j);
             }
         }
         now = next;

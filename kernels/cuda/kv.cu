@@ -13,8 +13,7 @@
 
 #define APPEND_WARPS 8
 
-// --- the cache
-// -------------------------------------------------------------------------------------
+// --- the cache ----------------------------------------------------------------------------------
 
 static lv_dtype kv_type(lv_dtype dtype) {
     return dtype == LV_NONE ? LV_F16 : dtype;
@@ -122,8 +121,7 @@ void lv_cuda_kv_free(lv_backend *be, lv_kv *kv) {
     }
 }
 
-// --- append
-// ----------------------------------------------------------------------------------------
+// --- append -------------------------------------------------------------------------------------
 
 typedef struct append_args {
     const __half *kv_new;
@@ -173,8 +171,7 @@ lv_status lv_cuda_kv_append(lv_cuda *cuda, const lv_device_batch *batch, const v
     return batch->n_tiles > 0 ? lv_kv_store(cuda, batch, kv_new, kv, layer, false) : LV_OK;
 }
 
-// --- attention
-// -------------------------------------------------------------------------------------
+// --- attention ----------------------------------------------------------------------------------
 
 lv_status lv_cuda_attention(lv_backend *be, const lv_batch *batch, const lv_attention_shape *shape,
                             const void *q, const lv_kv *kv, int layer, void *out) {

@@ -79,8 +79,7 @@ template <int HD, int R> struct tile_sums {
     float max[R][2], sum[R][2];
 };
 
-// --- shared memory
-// -----------------------------------------------------------------------------------
+// --- shared memory ------------------------------------------------------------------------------
 
 __device__ static inline const uint8_t *page_of(const tile_args *a, const tile *b, int page) {
     return b->keys + (size_t)(b->table ? b->table[page] : page) * a->page_stride;
@@ -160,8 +159,7 @@ __device__ static inline void arrive_page(const tile *b, int page, bool values,
     }
 }
 
-// --- one page of a warp
-// ------------------------------------------------------------------------------
+// --- one page of a warp -------------------------------------------------------------------------
 
 // score[m][n] = rows 16 m .. of Q times tokens 8 n .. of K.
 template <int HD, int R, bool I8>
@@ -325,8 +323,7 @@ __device__ static inline void add_values(tile_sums<HD, R> *sums, float score[R][
     }
 }
 
-// --- the kernel
-// --------------------------------------------------------------------------------------
+// --- the kernel ---------------------------------------------------------------------------------
 
 // The block's tile; false where it has no row.
 template <int R> __device__ static inline bool find_tile(const tile_args *a, tile *b) {
@@ -446,8 +443,7 @@ __global__ void __launch_bounds__(THREADS, R == 2     ? 2
     write_rows<HD, R, I8>(&a, &b, &sums, shared);
 }
 
-// --- launchers
-// ---------------------------------------------------------------------------------------
+// --- launchers ----------------------------------------------------------------------------------
 
 template <int HD, int R, bool I8>
 static lv_status launch(lv_cuda *cuda, const tile_args *args, int n_heads, int n_tiles,

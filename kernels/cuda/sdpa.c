@@ -90,8 +90,7 @@ struct lv_dnn {
     char refusal[128]; // why it cannot be used; "" where it can
 };
 
-// --- the library
-// -----------------------------------------------------------------------------------
+// --- the library --------------------------------------------------------------------------------
 
 static bool find(struct lv_dnn *dnn, const char *name, void *function) {
     void *symbol = dlsym(dnn->library, name);
@@ -140,8 +139,7 @@ static lv_status refuse(const struct lv_dnn *dnn, int status, const char *what) 
         }                                                                                          \
     } while (0)
 
-// --- plans
-// -----------------------------------------------------------------------------------------
+// --- plans --------------------------------------------------------------------------------------
 
 // [n, n_heads, n_rows, head_dim] in rows of row_stride elements; or, where head_dim is 0, one f32
 // that the host passes.

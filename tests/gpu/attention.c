@@ -39,8 +39,7 @@ typedef struct part {
     int seq, from, n_new;
 } part;
 
-// --- inputs
-// ----------------------------------------------------------------------------------------
+// --- inputs -------------------------------------------------------------------------------------
 
 static float *halves(size_t n, float factor) {
     float *x = malloc((n + 1) * sizeof *x);
@@ -134,8 +133,7 @@ static void free_world(lv_backend *be, world *w) {
     free(w);
 }
 
-// --- passes
-// ----------------------------------------------------------------------------------------
+// --- passes -------------------------------------------------------------------------------------
 
 // The batch of some parts; its arrays stay until the next call.
 static lv_batch make_batch(const world *w, const part *parts, int n_parts) {
@@ -213,8 +211,7 @@ static void fill(lv_backend *be, const world *w, int seq, int n) {
     }
 }
 
-// --- the reference
-// -----------------------------------------------------------------------------------
+// --- the reference ------------------------------------------------------------------------------
 
 // Row `position` of a sequence, one head: out [head_dim].
 static void attend(const world *w, int seq, int position, int head, double *out) {
@@ -301,8 +298,7 @@ static void check_same(const char *name, const char *what, const world *w, const
           lv_dtype_name(w->kv_dtype), what, i / width, i % width, (double)a[i], (double)b[i]);
 }
 
-// --- tests
-// -----------------------------------------------------------------------------------------
+// --- tests --------------------------------------------------------------------------------------
 
 typedef struct setup {
     const char *name;
@@ -484,8 +480,7 @@ static void test_images(lv_backend *be, lv_backend *cpu) {
     }
 }
 
-// --- timing
-// ----------------------------------------------------------------------------------------
+// --- timing -------------------------------------------------------------------------------------
 
 typedef struct bench {
     lv_backend *be;
