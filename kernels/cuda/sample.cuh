@@ -17,10 +17,10 @@ __device__ static inline float2 lv_exp_entry(int j) {
     return make_float2(high, (float)(power - high));
 }
 
-// exp(d), LV_EXP_LEAST <= d <= 0, as x + y: x is the float nearest to it, but for one in some ten
-// thousand, and x + y is off by less than 1e-11 of it. The CPU's sampler computes in double, which
-// most GPUs do at 1/64 of their speed; its sums and comparisons must be met closely enough that a
-// draw falls on the same side.
+// exp(d), LV_EXP_LEAST <= d <= 0, as x + y: x is the float nearest to it, but for one in some
+// hundred thousand, and x + y is off by less than 1e-11 of it. The CPU's sampler computes in
+// double, which most GPUs do at 1/64 of their speed; its sums and comparisons must be met closely
+// enough that a draw falls on the same side.
 //
 // d = n ln2 / 64 + r, |r| < 0.0055: n times the high part of ln2 / 64 is subtracted exactly, since
 // both are multiples of 2^-30. exp(d) = 2^(n / 64) (1 + r + r^2 / 2 + ...), rounding errors of the
