@@ -24,11 +24,18 @@ __device__ static inline void lv_launch_next() {
 template <class... Params, class... Args>
 static lv_status lv_launch(lv_cuda *cuda, const char *name, void (*kernel)(Params...), dim3 grid,
                            dim3 block, size_t shared_bytes, Args... args) {
-    if (shared_bytes > 48 * 1024) {
+    if (shared_bytes > 0) {
         LV_TRY(lv_cuda_check(cuda,
                              cudaFuncSetAttribute((const void *)kernel,
                                                   cudaFuncAttributeMaxDynamicSharedMemorySize,
                                                   (int)shared_bytes),
+                             name));
+        // Blocks of kernels that split L1 differently cannot share a multiprocessor, and a kernel
+        // could not begin beside the one before it.
+        LV_TRY(lv_cuda_check(cuda,
+                             cudaFuncSetAttribute((const void *)kernel,
+                                                  cudaFuncAttributePreferredSharedMemoryCarveout,
+                                                  cudaSharedmemCarveoutMaxShared),
                              name));
     }
     cudaLaunchAttribute attribute[1];

@@ -28,6 +28,13 @@ template <int LANES> __device__ static inline float row_sum(float sum, float *pa
 
 // --- norms --------------------------------------------------------------------------------------
 
+// 8 values from a multiple of 8 on of an array of the backend's own.
+__device__ static inline void load_f32x8(const float *from, float v[8]) {
+    const float4 a = *(const float4 *)from, b = *(const float4 *)(from + 4);
+    v[0] = a.x, v[1] = a.y, v[2] = a.z, v[3] = a.w;
+    v[4] = b.x, v[5] = b.y, v[6] = b.z, v[7] = b.w;
+}
+
 // out = (x - mean) / sqrt(var + eps) * weight + bias
 //
 // x, out f16 [m, d], d a multiple of 8 and at most 32 LANES; weight, bias f32 [d]. LANES threads
@@ -71,9 +78,12 @@ __global__ void __launch_bounds__(THREADS)
     for (int c = 0; c < 4; c++) {
         const int at = (c * LANES + threadIdx.x) * 8;
         if (at < d) {
+            float w[8], b[8];
+            load_f32x8(weight + at, w);
+            load_f32x8(bias + at, b);
 #pragma unroll
             for (int i = 0; i < 8; i++) {
-                v[c][i] = v[c][i] * factor * weight[at + i] + bias[at + i];
+                v[c][i] = v[c][i] * factor * w[i] + b[i];
             }
             store8(out + (size_t)row * d + at, v[c]);
         }

@@ -32,9 +32,9 @@
 //
 // narrow (m <= 8)   A warp a slice: a block of 8 warps has one tile at a time, two blocks an SM,
 // tiles
-//   dealt in turn. Every warp has a ring of units on their way (int4: 5 of 1072 bytes by bulk
+//   dealt in turn. Every warp has a ring of units on their way (int4: 8 of 1072 bytes by bulk
 //   copies that end on a barrier each; f16 and int8: 3 of 2 KiB by cp.async, each lane its own
-//   fragments), 86 KiB an SM for int4 and 96 else, running on across tiles. Weights are asked for
+//   fragments), 134 KiB an SM for int4 and 96 else, running on across tiles. Weights are asked for
 //   before the previous kernel's end; x is then staged, with its norm and its sums, in shared
 //   memory. Slices meet in shared memory, two buffers, one barrier a tile.
 // wide (m > 8)      A warp a tile through all slices, pairs of sums in registers; 128 k of up to 32
@@ -50,7 +50,7 @@
 #include "kernels/cuda/small_rows.cuh"
 
 #define NARROW_BLOCKS_PER_SM 2
-#define NARROW_STAGES_INT4 5
+#define NARROW_STAGES_INT4 8
 #define NARROW_STAGES_ROWS 3        // f16 and int8
 #define WIDE_RING_BYTES (64 * 1024) // of a block
 #define WIDE_MAX_STAGES 8

@@ -146,8 +146,84 @@ __device__ static inline void lv_norm_rows(const lv_rows &r, const lv_norm_head 
     }
 }
 
+// A single row of at most CHUNKS chunks a thread, which stay in registers all the way: one row is
+// what most steps have, and every instruction here delays them.
+template <int CHUNKS, bool NORM>
+__device__ static inline void lv_stage_one(const lv_rows &r, const lv_norm_head &head) {
+    const int n_chunks = r.n_in / 8, tid = threadIdx.x;
+    const __half *x = r.x + (r.rows ? (size_t)r.rows[0] * r.n_in : 0);
+    uint4 bits[CHUNKS];
+    float v[8];
+#pragma unroll
+    for (int i = 0; i < CHUNKS; i++) {
+        const int chunk = i * LV_SMALL_BLOCK + tid;
+        bits[i] = chunk < n_chunks ? *(const uint4 *)(x + chunk * 8) : make_uint4(0, 0, 0, 0);
+    }
+    if (NORM) {
+        const int n_segments = (r.n_in + LV_RMS_SEGMENT - 1) / LV_RMS_SEGMENT;
+#pragma unroll
+        for (int i = 0; i < CHUNKS; i++) {
+            const int segment = (i * LV_SMALL_BLOCK + tid) / 32;
+            lv_rms_unpack(bits[i], v);
+            const float sum = lv_rms_segment(v);
+            if (tid % 32 == 0 && segment < n_segments) {
+                r.segments[segment] = sum;
+            }
+        }
+        __syncthreads();
+        float sum = 0;
+#pragma unroll 8
+        for (int i = 0; i < n_segments; i++) {
+            sum = __fadd_rn(sum, r.segments[i]);
+        }
+        const float factor = lv_rms_factor(sum, r.n_in, r.eps);
+#pragma unroll
+        for (int i = 0; i < CHUNKS; i++) {
+            const int chunk = i * LV_SMALL_BLOCK + tid;
+            float4 a = i == 0 ? head.v[0] : head.v[2], b = i == 0 ? head.v[1] : head.v[3];
+            if (i > 1 && chunk < n_chunks) {
+                a = *(const float4 *)(r.norm + chunk * 8);
+                b = *(const float4 *)(r.norm + chunk * 8 + 4);
+            }
+            const float weights[8] = {a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w};
+            __half2 normed[4];
+            lv_rms_unpack(bits[i], v);
+#pragma unroll
+            for (int j = 0; j < 4; j++) {
+                normed[j] = __halves2half2(lv_rms_apply(v[2 * j], factor, weights[2 * j]),
+                                           lv_rms_apply(v[2 * j + 1], factor, weights[2 * j + 1]));
+            }
+            bits[i] = *(const uint4 *)normed;
+        }
+    }
+#pragma unroll
+    for (int i = 0; i < CHUNKS; i++) {
+        const int chunk = i * LV_SMALL_BLOCK + tid;
+        if (r.to && chunk < n_chunks) {
+            *(uint4 *)(r.to + chunk * 16) = bits[i];
+        }
+        if (r.sums) {
+            lv_rms_unpack(chunk < n_chunks ? bits[i] : make_uint4(0, 0, 0, 0), v);
+            lv_sum_group(r, 0, chunk, v);
+        }
+    }
+}
+
 // A block of LV_SMALL_BLOCK threads calls it; the rows are there after its next barrier.
 __device__ static inline void lv_stage_rows(const lv_rows &r, const lv_norm_head &head) {
+    const int per_thread = (r.n_in / 8 + LV_SMALL_BLOCK - 1) / LV_SMALL_BLOCK;
+    if (r.m == 1 && r.norm && per_thread <= 2) {
+        lv_stage_one<2, true>(r, head);
+        return;
+    }
+    if (r.m == 1 && !r.norm && per_thread <= 2) {
+        lv_stage_one<2, false>(r, head);
+        return;
+    }
+    if (r.m == 1 && !r.norm && per_thread <= 6) {
+        lv_stage_one<6, false>(r, head);
+        return;
+    }
     lv_read_rows(r);
     if (r.norm) {
         __syncthreads();

@@ -172,6 +172,11 @@ static inline void bench_linears(lv_cuda *cuda) {
             c.n_rounds = 2 * w[i]->n > 24 ? 2 * w[i]->n : 24;
             bench_print(cuda, &c, w[i]->name, formats[order[f]]);
         }
+        bench_weights *one = bench_load(cuda, "one tile", order[f], 16, 4096, 8);
+        c.w[0] = one;
+        c.n_rounds = 64;
+        bench_print(cuda, &c, one->name, formats[order[f]]);
+        bench_free(cuda, one);
         memcpy(c.w, w, sizeof w);
         c.n_w = 4;
         c.n_rounds = 32;
