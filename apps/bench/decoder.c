@@ -254,21 +254,33 @@ static void note_too_large(bench *b, int batch, int context, lv_dtype kv) {
                  1e-9);
 }
 
-// All batches and contexts with one cache.
-static lv_status decode_with(bench *b, lv_dtype kv, double *seconds) {
+// Blocks of the largest wanted combination that needs at most `limit`; 0: none does.
+static size_t largest_within(const bench *b, size_t limit) {
     const bench_list *contexts = &b->options->contexts, *batches = &b->options->batches;
-    const size_t limit = most_blocks(b, kv);
-    const double used = bench_used_bytes(b);
-    size_t n_blocks = 0;
-    lv_cache *cache = NULL;
-    lv_status status = LV_OK;
+    size_t most = 0;
     for (int i = 0; i < contexts->n * batches->n; i++) {
         const size_t needed =
             blocks_needed(b, batches->values[i / contexts->n], contexts->values[i % contexts->n]);
-        n_blocks = needed <= limit && needed > n_blocks ? needed : n_blocks;
+        most = needed <= limit && needed > most ? needed : most;
     }
-    if (n_blocks > 0) {
-        LV_TRY_DONE(lv_cache_create(b->llm, (int)n_blocks, kv, &cache));
+    return most;
+}
+
+// All batches and contexts with one cache.
+static lv_status decode_with(bench *b, lv_dtype kv, double *seconds) {
+    const bench_list *contexts = &b->options->contexts, *batches = &b->options->batches;
+    const double used = bench_used_bytes(b);
+    size_t n_blocks = largest_within(b, most_blocks(b, kv));
+    lv_cache *cache = NULL;
+    lv_status status = LV_OK;
+    while (n_blocks > 0 && !cache) {
+        status = lv_cache_create(b->llm, (int)n_blocks, kv, &cache);
+        if (status == LV_ENOMEM) { // others use the device too
+            n_blocks = largest_within(b, n_blocks - 1);
+            status = LV_OK;
+            continue;
+        }
+        LV_TRY_DONE(status);
         LV_TRY_DONE(fill_cache(b, cache, (int)n_blocks));
     }
     for (int i = 0; i < contexts->n * batches->n; i++) {

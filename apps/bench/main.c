@@ -73,8 +73,10 @@ int main(int argc, char **argv) {
     }
     b.checkpoint = checkpoint;
     b.config = lv_checkpoint_config(checkpoint);
-    LV_TRY_DONE(run(&b, &o));
-    bench_print(&b);
+    status = run(&b, &o);
+    if (status == LV_OK || report.n_rows > 0) { // what was measured before a failure counts
+        bench_print(&b);
+    }
 done:
     if (status != LV_OK) {
         fprintf(stderr, "llava-bench: %s\n", lv_error());
