@@ -294,6 +294,7 @@ lv_status lv_cuda_dense(lv_cuda *cuda, const void *x, int m, const lv_linear *w,
 // The same, f32 out, without residual.
 lv_status lv_cuda_dense_f32(lv_cuda *cuda, const void *x, int m, const lv_linear *w,
                             float *out) LV_MUST_CHECK;
+void lv_cuda_blas_begin(lv_cuda *cuda); // opens cuBLASLt on a thread beside
 void lv_cuda_blas_free(lv_cuda *cuda);
 
 // --- plain.cu: the same without cuBLASLt, any shape ---------------------------------------------

@@ -21,6 +21,7 @@
 // product is that of plain.cu.
 #include <cublasLt.h>
 #include <dlfcn.h>
+#include <pthread.h>
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
@@ -94,7 +95,11 @@ struct lv_blas {
     void *workspace; // dev
     plan *plans;
     int n_plans, capacity;
-    cudaStream_t side; // where the next slice is expanded
+    pthread_t opener; // opens the library, which takes a while, beside the loading of weights
+    bool is_opening, is_ready;
+    int device;
+    cublasStatus_t created; // what the opener's cublasLtCreate said
+    cudaStream_t side;      // where the next slice is expanded
     cudaEvent_t begun, expanded[2], used[2];
 };
 
@@ -135,29 +140,62 @@ static void *open_library(blas_api *api) {
     return NULL;
 }
 
-static lv_status open_blas(lv_cuda *cuda) {
+static void *open_beside(void *user) {
+    struct lv_blas *b = user;
+    b->library = open_library(&b->api);
+    if (b->library && cudaSetDevice(b->device) == cudaSuccess) {
+        b->created = b->api.create(&b->handle);
+    }
+    return NULL;
+}
+
+void lv_cuda_blas_begin(lv_cuda *cuda) {
     struct lv_blas *b = calloc(1, sizeof *b);
+    if (b) {
+        b->device = cuda->device;
+        b->created = CUBLAS_STATUS_NOT_INITIALIZED;
+        b->is_opening = pthread_create(&b->opener, NULL, open_beside, b) == 0;
+        if (!b->is_opening) {
+            open_beside(b);
+        }
+        cuda->blas = b;
+    }
+}
+
+static void end_opening(struct lv_blas *b) {
+    if (b->is_opening) {
+        pthread_join(b->opener, NULL);
+        b->is_opening = false;
+    }
+}
+
+static lv_status open_blas(lv_cuda *cuda) {
+    if (!cuda->blas) {
+        lv_cuda_blas_begin(cuda);
+    }
+    struct lv_blas *b = cuda->blas;
     if (!b) {
         return lv_fail(LV_ENOMEM, "cuBLASLt: out of memory");
     }
-    cuda->blas = b;
+    end_opening(b);
     LV_CUDA_TRY(cuda, cudaStreamCreateWithFlags(&b->side, cudaStreamNonBlocking));
     cudaEvent_t *events[] = {&b->begun, &b->expanded[0], &b->expanded[1], &b->used[0], &b->used[1]};
     for (size_t i = 0; i < sizeof events / sizeof *events; i++) {
         LV_CUDA_TRY(cuda, cudaEventCreateWithFlags(events[i], cudaEventDisableTiming));
     }
-    b->library = open_library(&b->api);
-    if (!b->library) {
-        return LV_OK;
+    if (b->library) {
+        LV_TRY(lv_cuda_alloc(&cuda->base, WORKSPACE_BYTES, &b->workspace));
+        if (b->created != CUBLAS_STATUS_SUCCESS) {
+            return failed(b, b->created, "cuBLASLt: create");
+        }
     }
-    LV_TRY(lv_cuda_alloc(&cuda->base, WORKSPACE_BYTES, &b->workspace));
-    BLAS_TRY(b, create(&b->handle));
+    b->is_ready = true;
     return LV_OK;
 }
 
 // Usable only as a whole: what fails half-way is tried anew by the next call.
 static lv_status get_blas(lv_cuda *cuda, struct lv_blas **out) {
-    if (!cuda->blas) {
+    if (!cuda->blas || !cuda->blas->is_ready) {
         const lv_status status = open_blas(cuda);
         if (status != LV_OK) {
             lv_cuda_blas_free(cuda);
@@ -185,6 +223,7 @@ void lv_cuda_blas_free(lv_cuda *cuda) {
     if (!b) {
         return;
     }
+    end_opening(b);
     for (int i = 0; i < b->n_plans; i++) {
         free_plan(b, &b->plans[i]);
     }

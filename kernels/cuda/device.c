@@ -343,6 +343,7 @@ lv_status lv_cuda_open(const lv_backend_options *options, lv_backend **out) {
         cuda_close(&cuda->base);
         return status == LV_ENOMEM ? status : LV_EDEVICE;
     }
+    lv_cuda_blas_begin(cuda);
     *out = &cuda->base;
     return LV_OK;
 }
