@@ -162,7 +162,7 @@ typedef struct lv_cuda {
     int n_runs, runs_capacity;
     lv_cuda_graph *graphs;
     int n_graphs, graphs_capacity;
-    // Sampling (sample.cu)
+    // Sampling (sample.c)
     int32_t *tokens; // dev [LV_CUDA_MAX_ROWS] of the last call
     struct lv_sampler *sampler;
 } lv_cuda;
@@ -301,7 +301,7 @@ void lv_cuda_blas_free(lv_cuda *cuda);
 
 lv_status lv_cuda_plain(lv_cuda *cuda, const lv_product *product) LV_MUST_CHECK;
 
-// --- rows.cu: element-wise and row-wise steps, f16
+// --- rows.cu and embed.cu: element-wise and row-wise steps, f16
 // ----------------------------------------------------
 
 lv_status lv_cuda_layer_norm(lv_backend *be, const void *x, int m, int d, const float *weight,
@@ -366,7 +366,7 @@ lv_status lv_cuda_norm_gate_up_silu(lv_backend *be, const void *x, int m, const 
 lv_status lv_cuda_norm_logits(lv_backend *be, const lv_batch *batch, const void *x,
                               const float *norm, float eps, const lv_linear *head, float *logits);
 
-// --- sample.cu
+// --- sample.c
 // ---------------------------------------------------------------------------------------
 
 lv_status lv_cuda_sample(lv_backend *be, float *logits, int n_rows, int vocab,

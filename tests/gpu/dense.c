@@ -135,9 +135,9 @@ static void test_product(const product *p) {
     free(x), free(residual), free(got);
 }
 
-typedef enum kind { F16, BF16, F32, AWQ, INT8, N_KINDS } kind;
+typedef enum weight_kind { F16, BF16, F32, AWQ, INT8, N_KINDS } weight_kind;
 
-static void test_kind(kind kind, int m, int n_out, int n_in) {
+static void test_kind(weight_kind kind, int m, int n_out, int n_in) {
     static const char *const names[] = {"f16", "bf16", "f32", "awq", "int8"};
     static const lv_dtype dtypes[] = {LV_F16, LV_BF16, LV_F32, LV_NONE, LV_F16};
     const bool bias = rng() % 2, residual = rng() % 2;
@@ -251,8 +251,8 @@ static void test_all(void) {
                                     {1024, 1024}, {352, 1000}, {2048, 640}, {5120, 256}};
     for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++) {
         for (int h = 0; h < 6; h++) {
-            for (int kind = 0; kind < N_KINDS; kind++) {
-                test_kind(kind, heights[h], shapes[s][0], shapes[s][1]);
+            for (weight_kind k = F16; k < N_KINDS; k++) {
+                test_kind(k, heights[h], shapes[s][0], shapes[s][1]);
             }
         }
     }

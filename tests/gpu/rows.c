@@ -62,7 +62,8 @@ static void test_activation(lv_activation activation, int width) {
         identity[i * width + i] = 1.0f;
     }
     for (size_t i = 0; i < n; i++) { // -125 to 125, and the ends of the range
-        x[i] = lv_f16_to_f32(lv_f32_to_f16((float)(i % 500 - 250.0) * 0.5f + rng_float() * 0.01f));
+        x[i] =
+            lv_f16_to_f32(lv_f32_to_f16(((float)(i % 500) - 250.0f) * 0.5f + rng_float() * 0.01f));
     }
     x[0] = -65504.0f;
     x[n - 1] = 65504.0f;
@@ -131,7 +132,7 @@ static void test_embed(int d, lv_dtype dtype) {
         logits[i] = rng_float();
     }
     logits[7] = logits[VOCAB + 49] = logits[2 * VOCAB] = 100.0f;
-    const lv_sampling greedy[3] = {{0}, {0}, {0}};
+    static const lv_sampling greedy[3];
     float *dev_logits = dev_f32(be, logits, 3 * VOCAB);
     CHECK_OK(be->ops->linear_load(be, &source, 1, NULL, &table));
     CHECK_OK(be->ops->sample(be, dev_logits, 3, VOCAB, greedy, NULL, NULL));
@@ -386,10 +387,10 @@ static void test_all(void) {
 
 #define REPEATS 20
 
-typedef enum kind { LAYER_NORM, LINEAR, LINEAR_QUICK_GELU, GATE_UP, QKV } kind;
+typedef enum job_kind { LAYER_NORM, LINEAR, LINEAR_QUICK_GELU, GATE_UP, QKV } job_kind;
 
 typedef struct job {
-    kind kind;
+    job_kind kind;
     int m, d;
     void *x, *out;
     float *weight, *bias;
@@ -422,7 +423,7 @@ static lv_status run_job(void *user, const lv_batch *batch) {
     return LV_OK;
 }
 
-static double time_of(job *j, kind kind, bool steady) {
+static double time_of(job *j, job_kind kind, bool steady) {
     j->kind = kind;
     return bench_us(be, run_job, j, steady) / REPEATS;
 }

@@ -147,12 +147,12 @@ static void test_refusals(void) {
     float logits[2 * V], *dev;
     int32_t tokens[2], seen = V;
     uint32_t none[3] = {0};
-    const lv_sampling greedy[2] = {{0}, {0}};
+    static const lv_sampling greedy[2];
     for (int i = 0; i < 2 * V; i++) {
         logits[i] = (float)(i % V);
     }
     dev = dev_f32(be, logits, 2 * V);
-    lv_sampling s[2] = {{.allowed = none}, {0}};
+    lv_sampling s[2] = {{.allowed = none}, {.allowed = NULL}};
     CHECK_STATUS(be->ops->sample(be, dev, 2, V, s, tokens, NULL), LV_EINVAL);
     CHECK(strstr(lv_error(), "no token is allowed"), "%s", lv_error());
     s[0] = (lv_sampling){.seen_ids = &seen, .n_seen = 1};
@@ -222,7 +222,7 @@ static void bench(void) {
         const char *name;
         lv_sampling s;
     } kinds[] = {
-        {"greedy", {0}},
+        {"greedy", {.temperature = 0}},
         {"greedy with logprob", {.want_logprob = true}},
         {"temperature 0.7", {.temperature = 0.7f}},
         {"top-p 0.9", {.temperature = 0.7f, .top_p = 0.9f}},
