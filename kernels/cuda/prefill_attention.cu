@@ -111,7 +111,7 @@ __device__ static inline void unpack_page(tile_shared<HD, R, I8> *shared, bool v
                                           int n_valid) {
     constexpr int CHUNKS = HD / 16;
     const float *scale = (const float *)(shared->raw + PAGE * HD);
-#pragma unroll 2
+#pragma unroll 1
     for (int i = threadIdx.x; i < PAGE * CHUNKS; i += THREADS) {
         const int row = i / CHUNKS, chunk = i % CHUNKS;
         const lv_chunk bytes = *(const lv_chunk *)(shared->raw + row * HD + chunk * 16);
@@ -392,6 +392,11 @@ __device__ static inline void write_rows(const tile_args *a, const tile *b, tile
     }
 }
 
+// Blocks of a multiprocessor that registers are allotted for: as many as run without spilling.
+constexpr int blocks_of(int head_dim, int r, bool i8) {
+    return r == 2 || i8 ? 2 : head_dim == 64 ? 4 : 3;
+}
+
 // Rows that this warp has and tokens of the page that they see: else the page changes nothing.
 template <int R> __device__ static inline bool is_seen(const tile *b, int page) {
     const int row0 = b->warp * 16 * R, end = min(row0 + 16 * R, b->n_rows);
@@ -400,9 +405,7 @@ template <int R> __device__ static inline bool is_seen(const tile *b, int page) 
 }
 
 template <int HD, int R, bool I8>
-__global__ void __launch_bounds__(THREADS, R == 2     ? 2
-                                           : HD == 64 ? 4
-                                                      : 3)
+__global__ void __launch_bounds__(THREADS, blocks_of(HD, R, I8))
     attend_tile(const __grid_constant__ tile_args a) {
     tile_shared<HD, R, I8> *shared = (tile_shared<HD, R, I8> *)lv_shared;
     tile_sums<HD, R> sums = {};
