@@ -210,10 +210,10 @@ static void test_int8(lv_backend *be, int n_out, int n_in, lv_dtype dtype) {
         }
         const float scale = max / 127.0f;
         for (int k = 0; k < n_in; k++) {
-            const float q = rintf(lv_f16_to_f32(weight_half(&p, row, k)) / scale);
+            const int q = (int)rintf(lv_f16_to_f32(weight_half(&p, row, k)) / scale);
             const ptrdiff_t at = (ptrdiff_t)row * n_in + k;
-            n_wrong += got[at] != (int)q;
-            n_wrong += row >= 16 && expanded[at - 16 * n_in] != lv_f32_to_f16(q * scale);
+            n_wrong += got[at] != q;
+            n_wrong += row >= 16 && expanded[at - 16 * n_in] != lv_f32_to_f16((float)q * scale);
         }
         CHECK(scales[row] == scale && n_wrong == 0,
               "int8 [%d, %d] row %d: scale %g of %g, %d wrong", n_out, n_in, row,
