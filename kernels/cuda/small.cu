@@ -49,6 +49,7 @@
 // Bytes of a 7B layer at m = 1, int4: QKV 26.3 MB, O 8.8, gate and up 47.2, down 23.6: 6.1, 2.0,
 // 11.0 and 5.5 us at 4.3 TB/s; 2 FLOP a weight and row, 0.4 GFLOP a layer and row: memory binds up
 // to about 60 rows.
+#include "kernels/cuda/small_finish.cuh"
 #include "kernels/cuda/small_narrow.h"
 #include "kernels/cuda/small_rows.cuh"
 #include "kernels/cuda/small_wide.h"

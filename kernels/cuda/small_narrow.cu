@@ -1,4 +1,5 @@
 // The narrow kernel: up to eight rows of x, one mma column each. See small.cu.
+#include "kernels/cuda/small_finish.cuh"
 #include "kernels/cuda/small_narrow.h"
 #include "kernels/cuda/small_rows.cuh"
 

@@ -3,7 +3,7 @@
 // A warp has two tiles of weights. Its block's slabs of x and its own ring of weights are both
 // filled by bulk copies that end on a barrier (cp.async before sm_90); the last warp to have read a
 // slab asks for the next one into its place, so that nobody waits for a producer.
-#include "kernels/cuda/small.cuh"
+#include "kernels/cuda/small_finish.cuh"
 #include "kernels/cuda/small_wide.h"
 
 #if __CUDA_ARCH__ >= 800
