@@ -117,12 +117,12 @@ typedef struct lv_cuda_block {
 } lv_cuda_block;
 
 enum {
-    LV_SCRATCH_NORMED,  // f16 [n, d] rows after a norm
+    LV_SCRATCH_NORMED,  // f16 [n, d] rows after a norm, or their slabs (small_wide.h)
     LV_SCRATCH_WIDE,    // f16 [n, n_out] before an element-wise step
     LV_SCRATCH_WEIGHTS, // f16 slice of dequantised weights
     LV_SCRATCH_KV_NEW, // f16 [n, 2 n_kv_heads head_dim] rotated keys, then values of the new tokens
     LV_SCRATCH_SPLITS, // partial results of split attention
-    LV_SCRATCH_PARTS,  // f32 sums of rows' groups and of parts of K (small.cu)
+    LV_SCRATCH_PARTS,  // f32 sums of parts of K (small.cu)
     LV_SCRATCH_PATCHES, // f16 rows of patches
     LV_SCRATCH_SAMPLE,
     LV_SCRATCH_LOAD, // a tensor as stored, while it is converted
@@ -133,6 +133,7 @@ typedef struct lv_cuda {
     lv_backend base;
     int device, sm, n_sms; // sm: 75, 80, 86, 89, 90
     size_t shared_bytes;   // most dynamic shared memory of a block
+    int wide_resident[4];  // lv_small_wide_resident of 1, 2, 4, 8 parts; 0: not asked yet
     cudaStream_t stream;
     int n_threads;         // of the host, for copying weights; 0: those this process may use
     lv_cuda_block *blocks; // [n_blocks] every allocation

@@ -21,9 +21,11 @@ __device__ static inline void lv_launch_next() {
 #endif
 }
 
+// `cluster` blocks in a row make a cluster.
 template <class... Params, class... Args>
-static lv_status lv_launch(lv_cuda *cuda, const char *name, void (*kernel)(Params...), dim3 grid,
-                           dim3 block, size_t shared_bytes, Args... args) {
+static lv_status lv_launch_clusters(lv_cuda *cuda, const char *name, void (*kernel)(Params...),
+                                    int cluster, dim3 grid, dim3 block, size_t shared_bytes,
+                                    Args... args) {
     if (shared_bytes > 0) {
         LV_TRY(lv_cuda_check(cuda,
                              cudaFuncSetAttribute((const void *)kernel,
@@ -38,17 +40,27 @@ static lv_status lv_launch(lv_cuda *cuda, const char *name, void (*kernel)(Param
                                                   cudaSharedmemCarveoutMaxShared),
                              name));
     }
-    cudaLaunchAttribute attribute[1];
-    attribute[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
-    attribute[0].val.programmaticStreamSerializationAllowed = 1;
+    cudaLaunchAttribute attributes[2];
+    attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attributes[0].val.programmaticStreamSerializationAllowed = 1;
+    attributes[1].id = cudaLaunchAttributeClusterDimension;
+    attributes[1].val.clusterDim.x = cluster;
+    attributes[1].val.clusterDim.y = 1;
+    attributes[1].val.clusterDim.z = 1;
     cudaLaunchConfig_t config = {};
     config.gridDim = grid;
     config.blockDim = block;
     config.dynamicSmemBytes = shared_bytes;
     config.stream = cuda->stream;
-    config.attrs = attribute;
-    config.numAttrs = cuda->sm >= 90 ? 1 : 0;
+    config.attrs = attributes;
+    config.numAttrs = cuda->sm < 90 ? 0 : cluster > 1 ? 2 : 1;
     return lv_cuda_check(cuda, cudaLaunchKernelEx(&config, kernel, (Params)args...), name);
+}
+
+template <class... Params, class... Args>
+static lv_status lv_launch(lv_cuda *cuda, const char *name, void (*kernel)(Params...), dim3 grid,
+                           dim3 block, size_t shared_bytes, Args... args) {
+    return lv_launch_clusters(cuda, name, kernel, 1, grid, block, shared_bytes, args...);
 }
 
 #endif

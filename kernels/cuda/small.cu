@@ -30,55 +30,74 @@
 //   slice s of 8    records [s R / 8, (s + 1) R / 8) of R = n_in / 128, one after another
 //   total           ((s0 + s1) + (s2 + s3)) + ((s4 + s5) + (s6 + s7))
 //
-// narrow (m <= 8)   A warp a slice: a block of 8 warps has one tile at a time, two blocks an SM,
-// tiles
-//   dealt in turn. Every warp has a ring of units on their way (int4: 8 of 1072 bytes by bulk
+// narrow (m <= 4)   A warp a slice: a block of 8 warps has one tile at a time, two blocks an SM,
+//   tiles dealt in turn. Every warp has a ring of units on their way (int4: 8 of 1072 bytes by bulk
 //   copies that end on a barrier each; f16 and int8: 3 of 2 KiB by cp.async, each lane its own
 //   fragments), 134 KiB an SM for int4 and 96 else, running on across tiles. Weights are asked for
 //   before the previous kernel's end; x is then staged, with its norm and its sums, in shared
 //   memory. Slices meet in shared memory, two buffers, one barrier a tile.
-// wide (m > 8)      A warp a tile through all slices, pairs of sums in registers; 128 k of up to 32
-// rows
-//   of x at a time go through shared memory for all warps (4 slabs of 10 KiB); norms and sums come
-//   from a kernel before. Where that gives the SMs too little, K is cut in 2 or 4 parts (pairs of
-//   slices stay together), whose f32 sums another kernel joins; rows beyond 32 are other blocks.
+// wide (m > 4)      A kernel before gathers and norms x and leaves it, with its groups' sums, as
+//   slabs (small_wide.h) of 128 k of up to 32 rows. A warp has two tiles of one part of K and a
+//   ring of their units, so that 16 bytes of x a lane serve four mma; a block of up to 12 warps
+//   shares four slabs. K is cut in 1 to 8 parts (slices stay whole) where that fills the SMs; the
+//   parts' blocks are a cluster, each joins its share of the sums out of the others' shared memory
+//   (before sm_90: f32 sums in memory, joined by another kernel). Rows beyond 32 are other blocks.
+//   At m = 32 a record takes a warp 32 mma, about 256 cycles of the tensor cores (8 each), 32 of
+//   shared memory for x and 8 for weights (of four such shares an SM has), and about 150 issue
+//   slots: the tensor cores bind, 98,816 records of a 7B layer over 528 schedulers in 27 us.
 //
 // Bytes of a 7B layer at m = 1, int4: QKV 26.3 MB, O 8.8, gate and up 47.2, down 23.6: 6.1, 2.0,
 // 11.0 and 5.5 us at 4.3 TB/s; 2 FLOP a weight and row, 0.4 GFLOP a layer and row: memory binds up
 // to about 60 rows.
+#include "kernels/cuda/small_finish.cuh"
 #include "kernels/cuda/small_narrow.h"
 #include "kernels/cuda/small_rows.cuh"
+#include "kernels/cuda/small_wide.h"
 
 #define NARROW_BLOCKS_PER_SM 2
 #define NARROW_STAGES_INT4 8
-#define NARROW_STAGES_ROWS 3        // f16 and int8
-#define WIDE_RING_BYTES (64 * 1024) // of a block
+#define NARROW_STAGES_ROWS 3 // f16 and int8
+#define NARROW_MOST_ROWS 4   // beyond, the wide kernel's plan is the faster one
 #define WIDE_MAX_STAGES 8
-#define MAX_PARTS 4
+#define MAX_PARTS LV_SLICES
 
 // --- kernels around the wide one -----------------------------------------------------------------
 
-// A block a row of x: gathered and normed into `to` (NULL: as it is), its groups' sums.
+typedef struct lv_prepare {
+    const __half *x; // f16 [*, n_in]
+    const int32_t *rows;
+    const float *norm; // or NULL
+    float eps;
+    int n_in, nt, n_columns;
+    bool int8;
+    uint8_t *slabs;
+} lv_prepare;
+
+// A block a row of x: gathered and normed into slabs, with its groups' sums.
 static __global__ void __launch_bounds__(LV_SMALL_BLOCK)
-    small_prepare(const __half *x, const int32_t *rows, int n_in, const float *norm, float eps,
-                  __half *to, float *sums, int sums_stride) {
-    extern __shared__ float segments[];
-    const lv_norm_head head = lv_norm_ahead(norm, n_in);
+    small_prepare(const __grid_constant__ lv_prepare p) {
+    extern __shared__ __align__(128) uint8_t shared[]; // the row before its norm, segments
+    const lv_norm_head head = lv_norm_ahead(p.norm, p.n_in);
     lv_launch_next();
     lv_wait_previous();
-    const int row = blockIdx.x, source = rows ? rows[row] : row;
-    const lv_rows r = {.x = x + (size_t)source * n_in,
+    const int row = blockIdx.x, source = p.rows ? p.rows[row] : row;
+    const int in_slab = row % (8 * p.nt), step = p.n_columns * lv_slab_bytes(p.nt);
+    uint8_t *slab = p.slabs + row / (8 * p.nt) * lv_slab_bytes(p.nt);
+    const lv_rows r = {.x = p.x + (size_t)source * p.n_in,
                        .rows = nullptr,
                        .m = 1,
-                       .n_in = n_in,
-                       .norm = norm,
-                       .eps = eps,
-                       .to = to ? (uint8_t *)(to + (size_t)row * n_in) : nullptr,
+                       .n_in = p.n_in,
+                       .norm = p.norm,
+                       .eps = p.eps,
+                       .to = shared,
                        .row_bytes = 0,
-                       .sums = sums ? sums + row : nullptr,
-                       .sums_stride = sums_stride,
-                       .segments = segments};
-    lv_stage_rows(r, head);
+                       .slab = slab + in_slab / 8 * 2048 + in_slab % 8 * 64,
+                       .slab_step = (size_t)step,
+                       .int8 = p.int8,
+                       .sums = (float *)(slab + p.nt * 2048) + in_slab,
+                       .sums_stride = step / (int)sizeof(float),
+                       .segments = (float *)(shared + p.n_in * 2)};
+    lv_stage_rows<true>(r, head);
 }
 
 // A thread two places of a row.
@@ -95,14 +114,14 @@ static __global__ void __launch_bounds__(LV_SMALL_BLOCK)
     float y[2];
 #pragma unroll
     for (int half = 0; half < 2; half++) {
-        float sum[MAX_PARTS / 2];
-        for (int j = 0; j < job.n_parts / 2; j++) {
-            const size_t part = (size_t)job.m * job.n_out;
-            const float *from =
-                job.parts + 2 * j * part + (size_t)token * job.n_out + place + 8 * half;
-            sum[j] = __fadd_rn(from[0], from[part]);
+        float parts[MAX_PARTS] = {};
+#pragma unroll
+        for (int i = 0; i < MAX_PARTS; i++) {
+            if (i < job.n_parts) {
+                parts[i] = job.parts[((size_t)i * job.m + token) * job.n_out + place + 8 * half];
+            }
         }
-        y[half] = job.n_parts == 4 ? __fadd_rn(sum[0], sum[1]) : sum[0];
+        y[half] = lv_join(parts, job.n_parts);
     }
     lv_small_finish<FORMAT>(job, place, token, y[0], y[1]);
 }
@@ -142,44 +161,66 @@ static void plan_narrow(const lv_cuda *cuda, const lv_linear *w, lv_small_job *j
 }
 
 typedef struct wide_plan {
-    int n_rows, n_warps, n_blocks;
+    int nt, n_warps, n_blocks;
 } wide_plan;
 
-// How many tiles a block takes and into how many parts K is cut: the least estimated time, in
-// cycles. A step (128 k) takes a warp about 500 and a scheduler's share of the work at least.
-static wide_plan plan_wide(const lv_cuda *cuda, const lv_linear *w, lv_small_job *job) {
-    wide_plan plan = {};
-    plan.n_rows = job->m <= 8 ? 8 : job->m <= 16 ? 16 : 32;
-    const int n_tiles = w->n_out / LV_TILE, n_records = w->n_in / LV_RECORD_K;
-    const int ring = (int)(cuda->shared_bytes / 2) < WIDE_RING_BYTES ? (int)cuda->shared_bytes / 2
-                                                                     : WIDE_RING_BYTES;
+// Cycles of a block, estimated: of n_warps with n_steps of 128 k each, in n_parts parts.
+static double wide_cycles(const lv_cuda *cuda, lv_format format, int nt, int n_warps, int n_parts,
+                          int n_steps, int n_rows, int n_out) {
+    const int bytes = LV_WIDE_TILES * (format == LV_W_INT4   ? LV_RECORD_BYTES
+                                       : format == LV_W_INT8 ? 2048
+                                                             : 4096);
+    const double tensor = LV_WIDE_TILES * 64.0 * nt, issue = LV_WIDE_TILES * (75 + 25.0 * nt);
+    const double work = (n_warps + 3) / 4 * (tensor > issue ? tensor : issue);
+    const double memory = n_warps * bytes / 18.0 + lv_slab_bytes(nt) / 40.0;
+    const double alone = 250 + tensor; // a warp's own chain
+    double step = work > memory ? work : memory;
+    step = step > alone ? step : alone;
+    const double sums = (double)n_warps * LV_WIDE_TILES * nt;
+    const double join = cuda->sm >= 90 ? 1000 + sums * 16 + 1400.0 * LV_WIDE_TILES * nt / n_parts
+                        : n_parts == 1 ? 0
+                                       : 4000 + 1e-3 * n_parts * n_rows * n_out;
+    return 1500 + step * n_steps + join;
+}
+
+// How many tiles a block takes and into how many parts K is cut: the least estimated time.
+static lv_status plan_wide(lv_cuda *cuda, const lv_linear *w, lv_small_job *job, wide_plan *plan) {
+    const int n_pairs = (w->n_out / LV_TILE + LV_WIDE_TILES - 1) / LV_WIDE_TILES;
+    const int n_records = w->n_in / LV_RECORD_K, n_row_tiles = (job->m + 7) / 8;
+    const int limit =
+        (int)cuda->shared_bytes / 10 * 9; // the rest is for the kernel before the next
     double best = 0;
-    job->n_columns = (job->m + plan.n_rows - 1) / plan.n_rows;
+    job->n_columns = (n_row_tiles + 3) / 4;
+    plan->nt = (n_row_tiles + job->n_columns - 1) / job->n_columns;
+    plan->n_warps = 0;
     for (int n_parts = 1; n_parts <= MAX_PARTS; n_parts *= 2) {
-        for (int n_warps = 1; n_warps <= LV_WIDE_TILES; n_warps++) {
-            int stages = ring / (n_warps * unit_bytes(w->format));
-            stages = stages < WIDE_MAX_STAGES ? stages : WIDE_MAX_STAGES;
-            if (stages < 2 ||
-                lv_small_wide_bytes(w->format, plan.n_rows, n_warps, stages) > cuda->shared_bytes) {
-                continue;
+        int n_resident;
+        LV_TRY(lv_small_wide_resident(cuda, n_parts, &n_resident));
+        for (int n_warps = 1; n_warps <= LV_WIDE_WARPS; n_warps++) {
+            int stages = WIDE_MAX_STAGES;
+            while (stages > 1 &&
+                   lv_wide_plan(unit_bytes(w->format), plan->nt, n_warps, stages, n_parts).n_bytes >
+                       limit) {
+                stages--;
             }
-            const int n_groups = (n_tiles + n_warps - 1) / n_warps;
-            const int n_blocks = n_groups * n_parts * job->n_columns;
-            const int n_waves = (n_blocks + cuda->n_sms - 1) / cuda->n_sms;
-            const double work = n_warps * (30.0 + 1.6 * plan.n_rows);
-            const double step = work > 500 ? work : 500;
-            const double join = n_parts == 1 ? 0 : 4000 + 1e-3 * n_parts * job->m * w->n_out;
-            const double cycles = n_waves * (1500 + step * n_records / n_parts) + join;
-            if (best == 0 || cycles < best) {
+            const int n_blocks = (n_pairs + n_warps - 1) / n_warps * n_parts * job->n_columns;
+            const int n_waves = (n_blocks + n_resident - 1) / n_resident;
+            const double cycles =
+                n_waves * wide_cycles(cuda, w->format, plan->nt, n_warps, n_parts,
+                                      (n_records + n_parts - 1) / n_parts, job->m, w->n_out);
+            if (stages > 1 && (best == 0 || cycles < best)) {
                 best = cycles;
-                plan.n_warps = n_warps;
-                plan.n_blocks = n_blocks;
+                plan->n_warps = n_warps;
+                plan->n_blocks = n_blocks;
                 job->n_parts = n_parts;
                 job->stages = stages;
             }
         }
     }
-    return plan;
+    return plan->n_warps > 0
+               ? LV_OK
+               : lv_fail(LV_EUNSUPPORTED, "few rows: %zu bytes of shared memory are too few",
+                         cuda->shared_bytes);
 }
 
 // --- launching -----------------------------------------------------------------------------------
@@ -192,38 +233,39 @@ static lv_status run_join(lv_cuda *cuda, const lv_small_job *job, lv_format form
     return lv_launch(cuda, "few rows, join", kernel, grid, LV_SMALL_BLOCK, 0, *job);
 }
 
-// Rows gathered and normed into scratch memory, and their sums.
-static lv_status run_prepare(lv_cuda *cuda, lv_small_job *job, lv_format format, float *sums) {
+// Rows gathered and normed into slabs.
+static lv_status run_prepare(lv_cuda *cuda, lv_small_job *job, lv_format format, int nt) {
+    const size_t n_slabs = (size_t)(job->n_in / LV_RECORD_K) * (size_t)job->n_columns;
     const size_t segments = (size_t)(job->n_in + LV_RMS_SEGMENT - 1) / LV_RMS_SEGMENT;
-    void *rows = NULL;
-    if (job->norm || job->rows) {
-        LV_TRY(lv_cuda_scratch(cuda, LV_SCRATCH_NORMED, (size_t)job->m * job->n_in * 2, &rows));
-    } else if (format == LV_W_F16) {
-        return LV_OK;
-    }
-    job->sums = format == LV_W_F16 ? NULL : sums;
-    LV_TRY(lv_launch(cuda, "few rows, prepare", small_prepare, job->m, LV_SMALL_BLOCK,
-                     segments * sizeof(float), job->x, job->rows, job->n_in, job->norm, job->eps,
-                     (__half *)rows, (float *)job->sums, job->sums_stride));
-    job->x = rows ? (const __half *)rows : job->x;
-    return LV_OK;
+    const size_t shared_bytes = (size_t)job->n_in * 2 + segments * sizeof(float);
+    void *slabs;
+    LV_TRY(lv_cuda_scratch(cuda, LV_SCRATCH_NORMED, n_slabs * (size_t)lv_slab_bytes(nt), &slabs));
+    const lv_prepare p = {.x = job->x,
+                          .rows = job->rows,
+                          .norm = job->norm,
+                          .eps = job->eps,
+                          .n_in = job->n_in,
+                          .nt = nt,
+                          .n_columns = job->n_columns,
+                          .int8 = format == LV_W_INT8,
+                          .slabs = (uint8_t *)slabs};
+    job->slabs = p.slabs;
+    return lv_launch(cuda, "few rows, prepare", small_prepare, job->m, LV_SMALL_BLOCK,
+                     job->norm ? shared_bytes : 0, p);
 }
 
 static lv_status run_wide(lv_cuda *cuda, const lv_linear *w, lv_small_job *job) {
-    const wide_plan plan = plan_wide(cuda, w, job);
-    void *scratch;
-    if (plan.n_warps == 0) {
-        return lv_fail(LV_EUNSUPPORTED, "few rows: %zu bytes of shared memory are too few",
-                       cuda->shared_bytes);
+    wide_plan plan = {};
+    void *parts = NULL;
+    LV_TRY(plan_wide(cuda, w, job, &plan));
+    if (job->n_parts > 1 && cuda->sm < 90) {
+        const size_t n = (size_t)job->n_parts * (size_t)job->m * (size_t)w->n_out;
+        LV_TRY(lv_cuda_scratch(cuda, LV_SCRATCH_PARTS, n * sizeof(float), &parts));
     }
-    job->sums_stride = (job->m + 31) / 32 * 32;
-    const size_t n_sums = (size_t)(w->n_in / LV_RECORD_K) * job->sums_stride;
-    const size_t n_parts = job->n_parts > 1 ? (size_t)job->n_parts * job->m * w->n_out : 0;
-    LV_TRY(lv_cuda_scratch(cuda, LV_SCRATCH_PARTS, (n_sums + n_parts) * sizeof(float), &scratch));
-    job->parts = (float *)scratch + n_sums;
-    LV_TRY(run_prepare(cuda, job, w->format, (float *)scratch));
-    LV_TRY(lv_small_wide(cuda, job, w->format, plan.n_rows, plan.n_warps, plan.n_blocks));
-    return job->n_parts > 1 ? run_join(cuda, job, w->format) : LV_OK;
+    job->parts = (float *)parts;
+    LV_TRY(run_prepare(cuda, job, w->format, plan.nt));
+    LV_TRY(lv_small_wide(cuda, job, w->format, plan.nt, plan.n_warps, plan.n_blocks));
+    return job->parts ? run_join(cuda, job, w->format) : LV_OK;
 }
 
 bool lv_cuda_small_takes(const lv_cuda *cuda, const lv_linear *w) {
@@ -291,7 +333,7 @@ lv_status lv_cuda_small(lv_cuda *cuda, const lv_small *s) {
         return LV_OK;
     }
     lv_small_job job = job_of(s);
-    if (s->m <= LV_NARROW_ROWS) {
+    if (s->m <= NARROW_MOST_ROWS) {
         plan_narrow(cuda, w, &job, &n_blocks, &shared_bytes);
     }
     return n_blocks > 0 ? lv_small_narrow(cuda, &job, w->format, n_blocks, shared_bytes)

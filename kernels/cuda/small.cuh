@@ -1,5 +1,5 @@
 // What the two kernels of the "few rows" family share (small.cu says how they work): the ring of
-// weights, the multiplication of one unit of them, the order of the sums, the epilogues.
+// weights and the multiplication of one unit of them.
 #ifndef LV_KERNELS_CUDA_SMALL_CUH
 #define LV_KERNELS_CUDA_SMALL_CUH
 
@@ -10,8 +10,6 @@
 #define LV_SLICES 8          // parts of K, each summed on its own
 #define LV_NARROW_ROWS 8     // most rows of the narrow kernel: columns of one mma
 #define LV_SMALL_BLOCK 256   // threads of the narrow kernel and of small_prepare: a warp a slice
-#define LV_WIDE_TILES 12     // most tiles (warps) of a block of the wide kernel
-#define LV_WIDE_SLABS 4      // steps of activations that it holds
 #define LV_SUM_UNIT 0x1p-20f // sums of x and accumulators of quantised formats are in units of 2^20
 
 // A kernel's parameters.
@@ -34,11 +32,10 @@ typedef struct lv_small_job {
     const float *inv_freq, *rope_scale;
     int stages; // of each warp's ring
     // Wide kernel
-    const float *sums; // f32 [n_in / 128, sums_stride]: sum of x over a group, in units of 2^20
-    int sums_stride;
-    int n_parts;   // of K, each for other blocks
-    int n_columns; // blocks that share weights and differ in rows of x
-    float *parts;  // f32 [n_parts, m, n_out] in tile order, where n_parts > 1
+    const uint8_t *slabs; // [n_in / 128, n_columns] of lv_slab_bytes
+    int n_parts;          // of K, each for other blocks
+    int n_columns;        // blocks that share weights and differ in rows of x
+    float *parts; // f32 [n_parts, m, n_out] in tile order; NULL: the blocks of a cluster join them
 } lv_small_job;
 
 // A unit is what a warp fetches and multiplies at once: 16 rows by 128 k, of f16 by 64 k.
@@ -65,6 +62,11 @@ template <int FORMAT> __host__ __device__ constexpr int lv_row_bytes(int n) {
     return n * 2 + (FORMAT == LV_W_INT8 ? 16 : 64);
 }
 
+// Where the 16-byte pieces of a lane's activations of a unit lie, in a row or in a slab.
+template <int FORMAT, bool SLAB> __device__ constexpr int lv_piece(int i) {
+    return SLAB ? i * 512 : FORMAT == LV_W_INT8 ? i / 2 * 128 + i % 2 * 16 : i * 64;
+}
+
 // Where in a unit of a row the activations of lane t of a quad start.
 template <int FORMAT> __device__ constexpr int lv_lane_bytes(int t) {
     return t * (FORMAT == LV_W_INT8 ? 32 : 16);
@@ -89,18 +91,6 @@ __device__ static inline void lv_copy16(void *to, const void *from) {
 #endif
 }
 
-__device__ static inline void lv_copy_commit() {
-#if __CUDA_ARCH__ >= 800
-    asm volatile("cp.async.commit_group;" ::: "memory");
-#endif
-}
-
-template <int N> __device__ static inline void lv_copy_wait() {
-#if __CUDA_ARCH__ >= 800
-    asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");
-#endif
-}
-
 __device__ static inline void lv_barrier_init(uint32_t barrier, int n_arrivals) {
 #if __CUDA_ARCH__ >= 800
     asm volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"(barrier), "r"(n_arrivals) : "memory");
@@ -112,6 +102,13 @@ __device__ static inline void lv_barrier_fence() {
 #if __CUDA_ARCH__ >= 900
     asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
     asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+#endif
+}
+
+// Between the last kernel's stores and bulk copies of what they left.
+__device__ static inline void lv_copy_fence() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("fence.proxy.async.global;" ::: "memory");
 #endif
 }
 
@@ -142,51 +139,66 @@ __device__ static inline void lv_barrier_wait(uint32_t barrier, uint32_t parity)
 
 // --- the ring of a warp --------------------------------------------------------------------------
 
-// `stages` slots of one unit each. A slot is filled again as soon as the warp has multiplied it, so
-// that all but one are always on their way. Units come in the order in which they are used: those
-// of the warp's slice of one tile, then of its next tile.
+// `stages` slots of one unit each, or of one of each of TILES tiles side by side. A slot is filled
+// again as soon as the warp has multiplied it, so that all but one are always on their way. Units
+// come in the order in which they are used: those of the warp's slice of one tile, then of its next
+// tile.
 typedef struct lv_ring {
     uint8_t *slots;
     uint32_t barriers; // shared address of one mbarrier a slot
     const uint8_t *next;
+    size_t tile_bytes;
     size_t jump;           // from the end of a tile's slice to the next tile's
     int per_tile, in_tile; // units of a slice; how many of the tile under way were asked for
     int left;              // units that were not asked for yet
+    int present;           // of the TILES tiles side by side
     int stages, stage;     // stage: the slot to be read next
     uint32_t parity;
     uint64_t policy;
 } lv_ring;
 
 #if __CUDA_ARCH__ >= 900
-#define LV_ARRIVALS(format) ((format) == LV_W_INT4 ? 1 : 32) // one bulk copy, or 32 lanes' copies
+#define LV_ARRIVALS(format) ((format) == LV_W_INT4 ? 1 : 32) // bulk copies, or 32 lanes' copies
 #else
 #define LV_ARRIVALS(format) 32
 #endif
 
-// Asks for the next unit, into the slot `stage`. The whole warp calls it.
-template <int FORMAT>
-__device__ static inline void lv_ring_fill(lv_ring *ring, int n_in, int stage, int lane) {
-    uint8_t *slot = ring->slots + stage * lv_unit_bytes<FORMAT>();
-    const uint8_t *from = ring->next;
-    [[maybe_unused]] const uint32_t barrier = ring->barriers + stage * 8;
-    if (FORMAT == LV_W_INT4) {
+__device__ static inline void lv_barrier_expect(uint32_t barrier, int n_bytes) {
 #if __CUDA_ARCH__ >= 900
-        if (lane == 0) {
-            asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier),
-                         "r"(LV_RECORD_BYTES)
-                         : "memory");
-            asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes"
-                         ".L2::cache_hint [%0], [%1], %2, [%3], %4;" ::"r"(lv_shared(slot)),
-                         "l"(from), "r"(LV_RECORD_BYTES), "r"(barrier), "l"(ring->policy)
-                         : "memory");
-        }
-#else
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier),
+                 "r"(n_bytes)
+                 : "memory");
+#endif
+}
+
+// One thread's copy of n_bytes, which count towards what the barrier expects.
+__device__ static inline void lv_copy_bulk(void *to, const void *from, int n_bytes,
+                                           uint32_t barrier, uint64_t policy) {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes"
+                 ".L2::cache_hint [%0], [%1], %2, [%3], %4;" ::"r"(lv_shared(to)),
+                 "l"(from), "r"(n_bytes), "r"(barrier), "l"(policy)
+                 : "memory");
+#endif
+}
+
+// The lane arrives once its copies so far are there.
+__device__ static inline void lv_copy_arrive(uint32_t barrier) {
+#if __CUDA_ARCH__ >= 800
+    asm volatile("cp.async.mbarrier.arrive.noinc.shared.b64 [%0];" ::"r"(barrier) : "memory");
+#endif
+}
+
+// A unit that is not a bulk copy.
+template <int FORMAT>
+__device__ static inline void lv_unit_copy(uint8_t *slot, const uint8_t *from, int n_in,
+                                           uint64_t policy, int lane) {
+    if (FORMAT == LV_W_INT4) {
         lv_copy16(slot + lane * 16, from + lane * 16);
         lv_copy16(slot + 512 + lane * 16, from + 512 + lane * 16);
         if (lane < 3) {
             lv_copy16(slot + 1024 + lane * 16, from + 1024 + lane * 16);
         }
-#endif
     } else { // each lane its own fragments: rows g and g + 8, two runs of 16 bytes each
         const size_t row_bytes = (size_t)n_in * (FORMAT == LV_W_F16 ? 2 : 1);
         const uint8_t *row = from + (lane / 4) * row_bytes + lane % 4 * 16;
@@ -195,11 +207,33 @@ __device__ static inline void lv_ring_fill(lv_ring *ring, int n_in, int stage, i
             lv_copy16(slot + i * 512 + lane * 16, row + i / 2 * 8 * row_bytes + i % 2 * 64);
         }
     }
-#if __CUDA_ARCH__ >= 800
+}
+
+// Asks for the next unit, into the slot `stage`. The whole warp calls it.
+template <int FORMAT, int TILES>
+__device__ static inline void lv_ring_fill(lv_ring *ring, int n_in, int stage, int lane) {
+    uint8_t *slot = ring->slots + stage * TILES * lv_unit_bytes<FORMAT>();
+    const uint32_t barrier = ring->barriers + stage * 8;
+    const int present = TILES == 1 ? 1 : ring->present;
     if (LV_ARRIVALS(FORMAT) == 32) {
-        asm volatile("cp.async.mbarrier.arrive.noinc.shared.b64 [%0];" ::"r"(barrier) : "memory");
+#pragma unroll
+        for (int i = 0; i < TILES; i++) {
+            if (i < present) {
+                lv_unit_copy<FORMAT>(slot + i * lv_unit_bytes<FORMAT>(),
+                                     ring->next + i * ring->tile_bytes, n_in, ring->policy, lane);
+            }
+        }
+        lv_copy_arrive(barrier);
+    } else if (lane == 0) {
+        lv_barrier_expect(barrier, present * lv_unit_bytes<FORMAT>());
+#pragma unroll
+        for (int i = 0; i < TILES; i++) {
+            if (i < present) {
+                lv_copy_bulk(slot + i * lv_unit_bytes<FORMAT>(), ring->next + i * ring->tile_bytes,
+                             lv_unit_bytes<FORMAT>(), barrier, ring->policy);
+            }
+        }
     }
-#endif
     ring->next += lv_unit_stride<FORMAT>();
     if (++ring->in_tile == ring->per_tile) {
         ring->in_tile = 0;
@@ -211,21 +245,23 @@ __device__ static inline void lv_ring_fill(lv_ring *ring, int n_in, int stage, i
     }
 }
 
-// Records [first, last) of `tile` and of n_tiles - 1 more, `tile_step` apart.
-template <int FORMAT>
+// Records [first, last) of `tile` and of n_tiles - 1 more, `tile_step` apart; or of `present`
+// tiles side by side.
+template <int FORMAT, int TILES>
 __device__ static inline lv_ring
 lv_ring_start(const lv_small_job &job, uint8_t *slots, uint32_t barriers, int tile, int n_tiles,
-              int tile_step, int first, int last, uint64_t policy, int lane) {
+              int tile_step, int present, int first, int last, uint64_t policy, int lane) {
     const int per_record = LV_RECORD_K / lv_unit_k<FORMAT>();
-    const size_t tile_bytes = lv_tile_bytes<FORMAT>(job.n_in);
     lv_ring ring;
     ring.slots = slots;
     ring.barriers = barriers;
+    ring.tile_bytes = lv_tile_bytes<FORMAT>(job.n_in);
     ring.per_tile = (last - first) * per_record;
     ring.in_tile = 0;
     ring.left = ring.per_tile * n_tiles;
-    ring.next = job.w + tile * tile_bytes + first * per_record * lv_unit_stride<FORMAT>();
-    ring.jump = tile_step * tile_bytes - ring.per_tile * lv_unit_stride<FORMAT>();
+    ring.present = present;
+    ring.next = job.w + tile * ring.tile_bytes + first * per_record * lv_unit_stride<FORMAT>();
+    ring.jump = tile_step * ring.tile_bytes - ring.per_tile * lv_unit_stride<FORMAT>();
     ring.stages = job.stages;
     ring.stage = 0;
     ring.parity = 0;
@@ -241,22 +277,23 @@ lv_ring_start(const lv_small_job &job, uint8_t *slots, uint32_t barriers, int ti
         lv_launch_next();
     }
     for (int i = 0; i < ring.stages && ring.left > 0; i++) {
-        lv_ring_fill<FORMAT>(&ring, job.n_in, i, lane);
+        lv_ring_fill<FORMAT, TILES>(&ring, job.n_in, i, lane);
     }
     return ring;
 }
 
-__device__ static inline const uint8_t *lv_ring_wait(const lv_ring *ring, int unit_bytes) {
+template <int FORMAT, int TILES>
+__device__ static inline const uint8_t *lv_ring_wait(const lv_ring *ring) {
     lv_barrier_wait(ring->barriers + ring->stage * 8, ring->parity);
-    return ring->slots + ring->stage * unit_bytes;
+    return ring->slots + ring->stage * TILES * lv_unit_bytes<FORMAT>();
 }
 
 // The slot that lv_ring_wait gave is read: fills it again and goes on to the next.
-template <int FORMAT>
+template <int FORMAT, int TILES>
 __device__ static inline void lv_ring_advance(lv_ring *ring, int n_in, int lane) {
     __syncwarp();
     if (ring->left > 0) {
-        lv_ring_fill<FORMAT>(ring, n_in, ring->stage, lane);
+        lv_ring_fill<FORMAT, TILES>(ring, n_in, ring->stage, lane);
     }
     if (++ring->stage == ring->stages) {
         ring->stage = 0;
@@ -290,210 +327,160 @@ __device__ static inline uint4 lv_load16(const uint8_t *shared) {
     return *(const uint4 *)shared;
 }
 
-// acc[nt] += unit x^T for NT tiles of eight rows of x. x: this lane's activations of the unit in
-// row g of tile 0; tile_bytes: to the next eight rows; sums: those of rows 2 t and 2 t + 1 of tile
-// 0. acc of int4 and int8 is in units of 2^20 (int8: and of the row's scale).
-template <int NT>
+// acc[tile][nt] += unit x^T for TILES units side by side and NT tiles of eight rows of x, so that
+// what is read of x serves all TILES and what is unpacked of a unit serves all NT. x: this lane's
+// activations of the unit in row g of tile 0, in a row (NT = 1) or in a slab; sums: those of rows
+// 2 t and 2 t + 1 of tile 0. acc of int4 and int8 is in units of 2^20 (int8: and of the row's
+// scale).
+template <int TILES, int NT, bool SLAB>
 __device__ static inline void lv_multiply_int4(const uint8_t *slot, const uint8_t *x,
-                                               int tile_bytes, const float *sums, int lane,
-                                               float acc[NT][4]) {
-    const uint4 first = lv_load16(slot + lane * 16), second = lv_load16(slot + 512 + lane * 16);
-    const uint32_t w[8] = {first.x,  first.y,  first.z,  first.w,
-                           second.x, second.y, second.z, second.w};
-    const float2 scale = __half22float2(*(const __half2 *)(slot + LV_RECORD_SCALES + lane / 4 * 4));
-    const uint32_t zeros = *(const uint16_t *)(slot + LV_RECORD_ZEROS + lane / 4 * 2);
-    const float z0 = -(float)(zeros & 255), z1 = -(float)(zeros >> 8);
+                                               const float *sums, int lane,
+                                               float acc[TILES][NT][4]) {
     const uint32_t low = 0x000f000f, high = 0x00f000f0;
+    float lo[TILES][NT][4] = {}, hi[TILES][NT][4] = {};
+    uint4 words[TILES];
+#pragma unroll
+    for (int p = 0; p < 4; p++) {
+        uint4 b[NT];
+#pragma unroll
+        for (int nt = 0; nt < NT; nt++) {
+            b[nt] = lv_load16(x + nt * 2048 + lv_piece<LV_W_INT4, SLAB>(p));
+        }
+#pragma unroll
+        for (int i = 0; i < TILES; i++) {
+            if (p % 2 == 0) {
+                words[i] = lv_load16(slot + i * LV_RECORD_BYTES + p / 2 * 512 + lane * 16);
+            }
+            const uint32_t w0 = p % 2 ? words[i].z : words[i].x;
+            const uint32_t w1 = p % 2 ? words[i].w : words[i].y;
+            const uint32_t v0 = w0 >> 8, v1 = w1 >> 8;
+#pragma unroll
+            for (int nt = 0; nt < NT; nt++) {
+                lv_mma(lo[i][nt], w0 & low, v0 & low, w1 & low, v1 & low, b[nt].x, b[nt].y);
+            }
+#pragma unroll
+            for (int nt = 0; nt < NT; nt++) {
+                lv_mma(hi[i][nt], w0 & high, v0 & high, w1 & high, v1 & high, b[nt].z, b[nt].w);
+            }
+        }
+    }
+    float2 scale[TILES];
+    float z0[TILES], z1[TILES];
+#pragma unroll
+    for (int i = 0; i < TILES; i++) {
+        const uint8_t *unit = slot + i * LV_RECORD_BYTES;
+        scale[i] = __half22float2(*(const __half2 *)(unit + LV_RECORD_SCALES + lane / 4 * 4));
+        const uint32_t zeros = *(const uint16_t *)(unit + LV_RECORD_ZEROS + lane / 4 * 2);
+        z0[i] = -(float)(zeros & 255);
+        z1[i] = -(float)(zeros >> 8);
+    }
 #pragma unroll
     for (int nt = 0; nt < NT; nt++) {
-        float lo[4] = {0, 0, 0, 0}, hi[4] = {0, 0, 0, 0};
-#pragma unroll
-        for (int p = 0; p < 4; p++) {
-            const uint4 b = lv_load16(x + nt * tile_bytes + p * 64);
-            const uint32_t w0 = w[2 * p], w1 = w[2 * p + 1];
-            lv_mma(lo, w0 & low, w0 >> 8 & low, w1 & low, w1 >> 8 & low, b.x, b.y);
-            lv_mma(hi, w0 & high, w0 >> 8 & high, w1 & high, w1 >> 8 & high, b.z, b.w);
-        }
         const float2 sum = *(const float2 *)(sums + nt * 8);
 #pragma unroll
-        for (int i = 0; i < 4; i++) { // q 2^-24 and q 2^-20 -> (q - z) 2^-20, times the scale
-            const float q = __fmaf_rn(lo[i], 16.0f, hi[i]);
-            const float v = __fmaf_rn(i < 2 ? z0 : z1, i % 2 ? sum.y : sum.x, q);
-            acc[nt][i] = __fmaf_rn(i < 2 ? scale.x : scale.y, v, acc[nt][i]);
+        for (int i = 0; i < TILES * 4; i++) {
+            // q 2^-24 and q 2^-20 -> (q - z) 2^-20, times the scale
+            const int tile = i / 4, c = i % 4;
+            const float q = __fmaf_rn(lo[tile][nt][c], 16.0f, hi[tile][nt][c]);
+            const float v = __fmaf_rn(c < 2 ? z0[tile] : z1[tile], c % 2 ? sum.y : sum.x, q);
+            acc[tile][nt][c] =
+                __fmaf_rn(c < 2 ? scale[tile].x : scale[tile].y, v, acc[tile][nt][c]);
         }
     }
 }
 
 // Bytes q + 128 under a zero byte are f16 of value (q + 128) 2^-24.
-template <int NT>
+template <int TILES, int NT, bool SLAB>
 __device__ static inline void lv_multiply_int8(const uint8_t *slot, const uint8_t *x,
-                                               int tile_bytes, const float *sums, int lane,
-                                               float acc[NT][4]) {
-    uint32_t w[4][4];
+                                               const float *sums, int lane,
+                                               float acc[TILES][NT][4]) {
+    float c[TILES][NT][4] = {};
 #pragma unroll
-    for (int i = 0; i < 4; i++) {
-        const uint4 q = lv_load16(slot + i * 512 + lane * 16);
-        w[i][0] = q.x ^ 0x80808080u;
-        w[i][1] = q.y ^ 0x80808080u;
-        w[i][2] = q.z ^ 0x80808080u;
-        w[i][3] = q.w ^ 0x80808080u;
-    }
+    for (int j = 0; j < 2; j++) {
+        uint4 top[TILES], bottom[TILES]; // rows g and g + 8
 #pragma unroll
-    for (int nt = 0; nt < NT; nt++) {
-        float c[4] = {0, 0, 0, 0};
+        for (int i = 0; i < TILES; i++) {
+            top[i] = lv_load16(slot + i * 2048 + j * 512 + lane * 16);
+            bottom[i] = lv_load16(slot + i * 2048 + (2 + j) * 512 + lane * 16);
+        }
 #pragma unroll
-        for (int j = 0; j < 2; j++) {
-            const uint4 b0 = lv_load16(x + nt * tile_bytes + j * 128);
-            const uint4 b1 = lv_load16(x + nt * tile_bytes + j * 128 + 16);
-            const uint32_t b[8] = {b0.x, b0.y, b0.z, b0.w, b1.x, b1.y, b1.z, b1.w};
+        for (int h = 0; h < 2; h++) {
+            uint4 b[NT];
 #pragma unroll
-            for (int i = 0; i < 4; i++) {
-                const uint32_t top = w[j][i], bottom = w[2 + j][i]; // rows g and g + 8
-                lv_mma(c, __byte_perm(top, 0, 0x4140), __byte_perm(bottom, 0, 0x4140),
-                       __byte_perm(top, 0, 0x4342), __byte_perm(bottom, 0, 0x4342), b[2 * i],
-                       b[2 * i + 1]);
+            for (int nt = 0; nt < NT; nt++) {
+                b[nt] = lv_load16(x + nt * 2048 + lv_piece<LV_W_INT8, SLAB>(2 * j + h));
+            }
+#pragma unroll
+            for (int i = 0; i < TILES * 2; i++) {
+                const int tile = i / 2;
+                const uint4 q = top[tile], r = bottom[tile];
+                const uint32_t w = (h ? i % 2 ? q.w : q.z : i % 2 ? q.y : q.x) ^ 0x80808080u;
+                const uint32_t v = (h ? i % 2 ? r.w : r.z : i % 2 ? r.y : r.x) ^ 0x80808080u;
+                const uint32_t a0 = __byte_perm(w, 0, 0x4140), a1 = __byte_perm(v, 0, 0x4140);
+                const uint32_t a2 = __byte_perm(w, 0, 0x4342), a3 = __byte_perm(v, 0, 0x4342);
+#pragma unroll
+                for (int nt = 0; nt < NT; nt++) {
+                    lv_mma(c[tile][nt], a0, a1, a2, a3, i % 2 ? b[nt].z : b[nt].x,
+                           i % 2 ? b[nt].w : b[nt].y);
+                }
             }
         }
-        const float2 sum = *(const float2 *)(sums + nt * 8);
-#pragma unroll
-        for (int i = 0; i < 4; i++) {
-            const float offset = __fmul_rn(-128.0f, i % 2 ? sum.y : sum.x);
-            acc[nt][i] = __fadd_rn(acc[nt][i], __fmaf_rn(c[i], 16.0f, offset));
-        }
-    }
-}
-
-template <int NT>
-__device__ static inline void lv_multiply_f16(const uint8_t *slot, const uint8_t *x, int tile_bytes,
-                                              int lane, float acc[NT][4]) {
-    uint4 w[4];
-#pragma unroll
-    for (int i = 0; i < 4; i++) {
-        w[i] = lv_load16(slot + i * 512 + lane * 16);
     }
 #pragma unroll
     for (int nt = 0; nt < NT; nt++) {
+        const float2 sum = *(const float2 *)(sums + nt * 8);
 #pragma unroll
-        for (int j = 0; j < 2; j++) {
-            const uint4 b = lv_load16(x + nt * tile_bytes + j * 64);
-            lv_mma(acc[nt], w[j].x, w[2 + j].x, w[j].y, w[2 + j].y, b.x, b.y);
-            lv_mma(acc[nt], w[j].z, w[2 + j].z, w[j].w, w[2 + j].w, b.z, b.w);
+        for (int i = 0; i < TILES * 4; i++) {
+            const float offset = __fmul_rn(-128.0f, i % 2 ? sum.y : sum.x);
+            float *to = &acc[i / 4][nt][i % 4];
+            *to = __fadd_rn(*to, __fmaf_rn(c[i / 4][nt][i % 4], 16.0f, offset));
         }
     }
 }
 
-template <int FORMAT, int NT>
-__device__ static inline void lv_multiply(const uint8_t *slot, const uint8_t *x, int tile_bytes,
-                                          const float *sums, int lane, float acc[NT][4]) {
+template <int TILES, int NT, bool SLAB>
+__device__ static inline void lv_multiply_f16(const uint8_t *slot, const uint8_t *x, int lane,
+                                              float acc[TILES][NT][4]) {
+#pragma unroll
+    for (int j = 0; j < 2; j++) {
+        uint4 b[NT];
+#pragma unroll
+        for (int nt = 0; nt < NT; nt++) {
+            b[nt] = lv_load16(x + nt * 2048 + lv_piece<LV_W_F16, SLAB>(j));
+        }
+#pragma unroll
+        for (int i = 0; i < TILES; i++) {
+            const uint4 top = lv_load16(slot + i * 2048 + j * 512 + lane * 16);
+            const uint4 bottom = lv_load16(slot + i * 2048 + (2 + j) * 512 + lane * 16);
+#pragma unroll
+            for (int nt = 0; nt < NT; nt++) {
+                lv_mma(acc[i][nt], top.x, bottom.x, top.y, bottom.y, b[nt].x, b[nt].y);
+                lv_mma(acc[i][nt], top.z, bottom.z, top.w, bottom.w, b[nt].z, b[nt].w);
+            }
+        }
+    }
+}
+
+template <int FORMAT, int TILES, int NT, bool SLAB>
+__device__ static inline void lv_multiply(const uint8_t *slot, const uint8_t *x, const float *sums,
+                                          int lane, float acc[TILES][NT][4]) {
     if (FORMAT == LV_W_INT4) {
-        lv_multiply_int4<NT>(slot, x, tile_bytes, sums, lane, acc);
+        lv_multiply_int4<TILES, NT, SLAB>(slot, x, sums, lane, acc);
     } else if (FORMAT == LV_W_INT8) {
-        lv_multiply_int8<NT>(slot, x, tile_bytes, sums, lane, acc);
+        lv_multiply_int8<TILES, NT, SLAB>(slot, x, sums, lane, acc);
     } else {
-        lv_multiply_f16<NT>(slot, x, tile_bytes, lane, acc);
+        lv_multiply_f16<TILES, NT, SLAB>(slot, x, lane, acc);
     }
 }
 
-// --- epilogues -----------------------------------------------------------------------------------
-
-__device__ static inline float lv_sigmoid(float x) {
-    return __fdiv_rn(1.0f, __fadd_rn(1.0f, expf(-x)));
-}
-
-__device__ static inline float lv_activated(lv_activation activation, float x) {
-    switch (activation) {
-    case LV_ACT_QUICK_GELU:
-        return __fmul_rn(x, lv_sigmoid(__fmul_rn(1.702f, x)));
-    case LV_ACT_GELU:
-        return __fmul_rn(__fmul_rn(0.5f, x), __fadd_rn(1.0f, erff(__fmul_rn(x, 0.70710678f))));
-    case LV_ACT_GELU_TANH: {
-        const float cube = __fmul_rn(__fmul_rn(__fmul_rn(0.044715f, x), x), x);
-        const float t = tanhf(__fmul_rn(0.79788456f, __fadd_rn(x, cube)));
-        return __fmul_rn(__fmul_rn(0.5f, x), __fadd_rn(1.0f, t));
-    }
-    case LV_ACT_SILU:
-        return __fmul_rn(x, lv_sigmoid(x));
-    default:
-        return x;
-    }
-}
-
-// Rows r and r + head_dim / 2 of [q; k; v].
-__device__ static inline void lv_store_rotated(const lv_small_job &job, int row, int token,
-                                               float y0, float y1) {
-    const int half = job.head_dim / 2, head = row / job.head_dim, i = row % job.head_dim;
-    if (head < job.n_heads + job.n_kv_heads) {
-        const int seq = job.token_seq[token];
-        const float scale = job.rope_scale[seq];
-        float sine, cosine;
-        sincosf(__fmul_rn((float)job.token_pos[token], job.inv_freq[(size_t)seq * half + i]), &sine,
-                &cosine);
-        sine = __fmul_rn(sine, scale);
-        cosine = __fmul_rn(cosine, scale);
-        const float a = y0, b = y1;
-        y0 = __fsub_rn(__fmul_rn(a, cosine), __fmul_rn(b, sine));
-        y1 = __fadd_rn(__fmul_rn(b, cosine), __fmul_rn(a, sine));
-    }
-    __half *to =
-        head < job.n_heads
-            ? (__half *)job.out + ((size_t)token * job.n_heads + head) * job.head_dim + i
-            : job.kv_new +
-                  ((size_t)token * 2 * job.n_kv_heads + head - job.n_heads) * job.head_dim + i;
-    to[0] = __float2half_rn(y0);
-    to[half] = __float2half_rn(y1);
-}
-
-// The sums y0 and y1 of places `place` and place + 8 of the tile order, place % 16 < 8, for one row
-// of x. No multiplication here may be fused into an addition differently in the two kernels.
-template <int FORMAT>
-__device__ static inline void lv_small_finish(const lv_small_job &job, int place, int token,
-                                              float y0, float y1) {
-    const int r0 = lv_tile_row(place, job.pair), r1 = lv_tile_row(place + 8, job.pair);
-    if (FORMAT == LV_W_INT4) {
-        y0 = __fmul_rn(y0, 1 / LV_SUM_UNIT);
-        y1 = __fmul_rn(y1, 1 / LV_SUM_UNIT);
-    } else if (FORMAT == LV_W_INT8) {
-        y0 = __fmul_rn(__fmul_rn(y0, 1 / LV_SUM_UNIT), job.row_scales[place]);
-        y1 = __fmul_rn(__fmul_rn(y1, 1 / LV_SUM_UNIT), job.row_scales[place + 8]);
-    }
-    if (job.bias) {
-        y0 = __fadd_rn(y0, job.bias[r0]);
-        y1 = __fadd_rn(y1, job.bias[r1]);
-    }
-    const size_t at = (size_t)token * job.n_out;
-    switch (job.epilogue) {
-    case LV_STORE:
-        y0 = lv_activated(job.activation, y0);
-        y1 = lv_activated(job.activation, y1);
-        if (job.residual) {
-            y0 = __fadd_rn(y0, __half2float(job.residual[at + r0]));
-            y1 = __fadd_rn(y1, __half2float(job.residual[at + r1]));
-        }
-        ((__half *)job.out)[at + r0] = __float2half_rn(y0);
-        ((__half *)job.out)[at + r1] = __float2half_rn(y1);
-        break;
-    case LV_STORE_F32:
-        ((float *)job.out)[at + r0] = y0;
-        ((float *)job.out)[at + r1] = y1;
-        break;
-    case LV_ROTATE:
-        lv_store_rotated(job, r0, token, y0, y1);
-        break;
-    case LV_GATE:
-        ((__half *)job.out)[at / 2 + r0] =
-            __float2half_rn(__fmul_rn(lv_activated(LV_ACT_SILU, y0), y1));
-        break;
-    }
-}
-
-// --- launchers of the kernels (small_narrow.cu, small_wide.cu)
-// -------------------------------------
+// --- launchers -----------------------------------------------------------------------------------
 
 lv_status lv_small_narrow(lv_cuda *cuda, const lv_small_job *job, lv_format format, int n_blocks,
                           size_t shared_bytes);
-// n_rows: rows of x that a block takes, 8, 16 or 32; n_warps: its tiles.
-lv_status lv_small_wide(lv_cuda *cuda, const lv_small_job *job, lv_format format, int n_rows,
+// nt: tiles of eight rows of x that a block takes, 1 to 4; n_warps: each two tiles of weights.
+lv_status lv_small_wide(lv_cuda *cuda, const lv_small_job *job, lv_format format, int nt,
                         int n_warps, int n_blocks);
-size_t lv_small_wide_bytes(lv_format format, int n_rows, int n_warps, int stages);
+// Blocks of the wide kernel that run at a time where each n_parts of them are a cluster.
+lv_status lv_small_wide_resident(lv_cuda *cuda, int n_parts, int *n_blocks);
 
 #endif

@@ -1,4 +1,5 @@
 // The narrow kernel: up to eight rows of x, one mma column each. See small.cu.
+#include "kernels/cuda/small_finish.cuh"
 #include "kernels/cuda/small_narrow.h"
 #include "kernels/cuda/small_rows.cuh"
 
@@ -19,11 +20,11 @@ static __global__ void __launch_bounds__(LV_SMALL_BLOCK, RESIDENT(FORMAT))
     const lv_narrow_layout at = lv_narrow_plan(lv_unit_bytes<FORMAT>(), lv_row_bytes<FORMAT>(0),
                                                job.m, job.n_in, job.stages, job.norm != nullptr);
 
-    lv_ring ring =
-        lv_ring_start<FORMAT>(job, shared + warp * job.stages * lv_unit_bytes<FORMAT>(),
-                              lv_shared(shared + at.barriers) + warp * job.stages * 8, blockIdx.x,
-                              (n_tiles - (int)blockIdx.x + (int)gridDim.x - 1) / (int)gridDim.x,
-                              gridDim.x, first, last, LV_EVICT_FIRST, lane);
+    lv_ring ring = lv_ring_start<FORMAT, 1>(
+        job, shared + warp * job.stages * lv_unit_bytes<FORMAT>(),
+        lv_shared(shared + at.barriers) + warp * job.stages * 8, blockIdx.x,
+        (n_tiles - (int)blockIdx.x + (int)gridDim.x - 1) / (int)gridDim.x, gridDim.x, 1, first,
+        last, LV_EVICT_FIRST, lane);
     const lv_norm_head head = lv_norm_ahead(job.norm, job.n_in);
     lv_wait_previous();
 
@@ -40,7 +41,7 @@ static __global__ void __launch_bounds__(LV_SMALL_BLOCK, RESIDENT(FORMAT))
                           .sums = FORMAT == LV_W_F16 ? nullptr : sums,
                           .sums_stride = LV_NARROW_ROWS,
                           .segments = (float *)(shared + at.segments)};
-    lv_stage_rows(rows, head);
+    lv_stage_rows<false>(rows, head);
     __syncthreads();
 
     // Columns of x beyond m repeat row 0; nobody looks at their results.
@@ -48,13 +49,13 @@ static __global__ void __launch_bounds__(LV_SMALL_BLOCK, RESIDENT(FORMAT))
                              lv_lane_bytes<FORMAT>(t) + first * LV_RECORD_K * 2;
     const float *sums_slice = sums + first * LV_NARROW_ROWS + 2 * t;
     for (int tile = blockIdx.x, turn = 0; tile < n_tiles; tile += gridDim.x, turn++) {
-        float acc[1][4] = {{0, 0, 0, 0}};
+        float acc[1][1][4] = {};
         const uint8_t *x = x_slice;
         const float *sum = sums_slice;
         for (int unit = 0; unit < ring.per_tile; unit++) {
-            const uint8_t *slot = lv_ring_wait(&ring, lv_unit_bytes<FORMAT>());
-            lv_multiply<FORMAT, 1>(slot, x, 0, sum, lane, acc);
-            lv_ring_advance<FORMAT>(&ring, job.n_in, lane);
+            const uint8_t *slot = lv_ring_wait<FORMAT, 1>(&ring);
+            lv_multiply<FORMAT, 1, 1, false>(slot, x, sum, lane, acc);
+            lv_ring_advance<FORMAT, 1>(&ring, job.n_in, lane);
             x += lv_unit_k<FORMAT>() * 2;
             sum += LV_NARROW_ROWS;
         }
@@ -62,8 +63,8 @@ static __global__ void __launch_bounds__(LV_SMALL_BLOCK, RESIDENT(FORMAT))
         // has passed the next tile's barrier, and so have this tile's readers.
         float *buffer = partials + turn % 2 * LV_SLICES * 128;
         float2 *mine = (float2 *)(buffer + warp * 128);
-        mine[lane] = make_float2(acc[0][0], acc[0][1]);
-        mine[32 + lane] = make_float2(acc[0][2], acc[0][3]);
+        mine[lane] = make_float2(acc[0][0][0], acc[0][0][1]);
+        mine[32 + lane] = make_float2(acc[0][0][2], acc[0][0][3]);
         __syncthreads();
         const int reader = (tid - turn * 64) & (LV_SMALL_BLOCK - 1); // two warps, in turn
         if (reader < 64 && reader % 8 < job.m) {

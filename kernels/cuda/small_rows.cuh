@@ -8,6 +8,7 @@
 #define LV_KERNELS_CUDA_SMALL_ROWS_CUH
 
 #include "kernels/cuda/small.cuh"
+#include "kernels/cuda/small_wide.h"
 
 #define LV_BATCH 6 // chunks that a thread has on their way at once
 
@@ -17,8 +18,11 @@ typedef struct lv_rows {
     int m, n_in;
     const float *norm; // or NULL
     float eps;
-    uint8_t *to; // [m] rows of f16, row_bytes apart; NULL: only the sums are wanted
+    uint8_t *to; // shared: [m] rows of f16, row_bytes apart; with slabs only used for a norm
     size_t row_bytes;
+    uint8_t *slab; // of record 0, where the one row (m = 1) starts; the next ones slab_step apart
+    size_t slab_step;
+    bool int8;
     float *sums; // f32 [n_in / 128, sums_stride], in units of 2^20; NULL: not wanted
     int sums_stride;
     float *segments; // shared f32 [m, ceil(n_in / 256)], with a norm
@@ -43,6 +47,12 @@ __device__ static inline lv_norm_head lv_norm_ahead(const float *norm, int n_in)
     return head;
 }
 
+template <bool SLABS>
+__device__ static inline uint4 *lv_row_chunk(const lv_rows &r, int row, int chunk) {
+    return (uint4 *)(SLABS ? r.slab + chunk / 16 * r.slab_step + lv_slab_chunk(chunk % 16, r.int8)
+                           : r.to + row * r.row_bytes + chunk * 16);
+}
+
 // The whole warp calls it, with zeros beyond the row.
 __device__ static inline void lv_sum_group(const lv_rows &r, int row, int chunk, const float v[8]) {
     float sum = v[0];
@@ -60,7 +70,7 @@ __device__ static inline void lv_sum_group(const lv_rows &r, int row, int chunk,
 }
 
 // Rows as they are, and their groups' sums or, before a norm, their segments' sums of squares.
-__device__ static inline void lv_read_rows(const lv_rows &r) {
+template <bool SLABS> __device__ static inline void lv_read_rows(const lv_rows &r) {
     const int n_chunks = r.n_in / 8, per_row = (n_chunks + LV_SMALL_BLOCK - 1) / LV_SMALL_BLOCK;
     const int n_segments = (r.n_in + LV_RMS_SEGMENT - 1) / LV_RMS_SEGMENT;
     int next_row = 0, next_chunk = threadIdx.x, row = 0, chunk = threadIdx.x;
@@ -82,8 +92,9 @@ __device__ static inline void lv_read_rows(const lv_rows &r) {
 #pragma unroll
         for (int i = 0; i < LV_BATCH; i++) {
             if (row < r.m) {
-                if (r.to && chunk < n_chunks) {
-                    *(uint4 *)(r.to + row * r.row_bytes + chunk * 16) = bits[i];
+                if (chunk < n_chunks) {
+                    *(r.norm ? lv_row_chunk<false>(r, row, chunk)
+                             : lv_row_chunk<SLABS>(r, row, chunk)) = bits[i];
                 }
                 float v[8];
                 lv_rms_unpack(bits[i], v);
@@ -106,6 +117,7 @@ __device__ static inline void lv_read_rows(const lv_rows &r) {
 }
 
 // Each thread norms the chunks that it wrote.
+template <bool SLABS>
 __device__ static inline void lv_norm_rows(const lv_rows &r, const lv_norm_head &head) {
     const int n_chunks = r.n_in / 8, per_row = (n_chunks + LV_SMALL_BLOCK - 1) / LV_SMALL_BLOCK;
     const int n_segments = (r.n_in + LV_RMS_SEGMENT - 1) / LV_RMS_SEGMENT;
@@ -120,7 +132,7 @@ __device__ static inline void lv_norm_rows(const lv_rows &r, const lv_norm_head 
             const int chunk = j * LV_SMALL_BLOCK + threadIdx.x;
             float v[8] = {0, 0, 0, 0, 0, 0, 0, 0};
             if (chunk < n_chunks) {
-                uint4 *at = (uint4 *)(r.to + row * r.row_bytes + chunk * 16);
+                const uint4 *at = lv_row_chunk<false>(r, row, chunk);
                 float4 a = j == 0 ? head.v[0] : head.v[2], b = j == 0 ? head.v[1] : head.v[3];
                 if (j > 1) {
                     a = *(const float4 *)(r.norm + chunk * 8);
@@ -136,7 +148,7 @@ __device__ static inline void lv_norm_rows(const lv_rows &r, const lv_norm_head 
                                                lv_rms_apply(v[k + 1], factor, weights[k + 1]));
                 }
                 const uint4 bits = *(const uint4 *)normed;
-                *at = bits;
+                *lv_row_chunk<SLABS>(r, row, chunk) = bits;
                 lv_rms_unpack(bits, v);
             }
             if (r.sums) {
@@ -210,24 +222,25 @@ __device__ static inline void lv_stage_one(const lv_rows &r, const lv_norm_head 
 }
 
 // A block of LV_SMALL_BLOCK threads calls it; the rows are there after its next barrier.
+template <bool SLABS>
 __device__ static inline void lv_stage_rows(const lv_rows &r, const lv_norm_head &head) {
     const int per_thread = (r.n_in / 8 + LV_SMALL_BLOCK - 1) / LV_SMALL_BLOCK;
-    if (r.m == 1 && r.norm && per_thread <= 2) {
+    if (!SLABS && r.m == 1 && r.norm && per_thread <= 2) {
         lv_stage_one<2, true>(r, head);
         return;
     }
-    if (r.m == 1 && !r.norm && per_thread <= 2) {
+    if (!SLABS && r.m == 1 && !r.norm && per_thread <= 2) {
         lv_stage_one<2, false>(r, head);
         return;
     }
-    if (r.m == 1 && !r.norm && per_thread <= 6) {
+    if (!SLABS && r.m == 1 && !r.norm && per_thread <= 6) {
         lv_stage_one<6, false>(r, head);
         return;
     }
-    lv_read_rows(r);
+    lv_read_rows<SLABS>(r);
     if (r.norm) {
         __syncthreads();
-        lv_norm_rows(r, head);
+        lv_norm_rows<SLABS>(r, head);
     }
 }
 
