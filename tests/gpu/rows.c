@@ -79,8 +79,8 @@ static void test_activation(lv_activation activation, int width) {
     float *got = host_act(be, out, n);
     char what[32];
     snprintf(what, sizeof what, "activation %d", (int)activation);
-    // The smallest f16 is 6e-8. GELU's 1 + erf(x) vanishes in steps of 6e-8 on either side, which 0.5 x
-    // makes 1.7e-7 where f16 still holds the product, at -5.6.
+    // The smallest f16 is 6e-8. GELU's 1 + erf(x) vanishes in steps of 6e-8 on either side, which
+    // 0.5 x makes 1.7e-7 where f16 still holds the product, at -5.6.
     const double absolute = activation == LV_ACT_GELU ? 3.4e-7 : 1e-7;
     check_close(got, want, n, HALF_ULP, absolute, what, M, width);
     ref->ops->linear_free(ref, w[0]);
