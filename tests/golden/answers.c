@@ -81,20 +81,18 @@ static int prompt_tokens(const lv_safetensors *golden, const char *item, int n_p
            (int)golden_find(golden, item, "embeds")->dims[0];
 }
 
-static void check_item(lv_model *model, const lv_safetensors *golden, const char *folder,
-                       const char *item) {
+static void check_item(lv_engine *engine, const lv_model *model, const lv_safetensors *golden,
+                       const char *folder, const char *item) {
     char path[512], dir[] = "/tmp/lv_golden_XXXXXX";
     lv_picture *picture = NULL;
-    lv_session *session = NULL;
     lv_answer answer = {0};
     CHECK(mkdtemp(dir), "no temporary folder");
     snprintf(path, sizeof path, "%s/../%s.png", folder, item);
     CHECK_OK(lv_picture_load(model, path, NULL, NULL, &picture));
-    CHECK_OK(lv_session_open(model, &session));
-    if (picture && session) {
+    if (picture) {
         const lv_message message = {"user", QUESTION, &picture, 1};
         const lv_params params = {.max_tokens = 32, .dump_dir = dir};
-        CHECK_OK(lv_session_answer(session, &message, 1, &params, NULL, NULL, &answer));
+        CHECK_OK(lv_engine_answer(engine, &message, 1, &params, NULL, NULL, &answer));
         CHECK(answer.n_prompt_tokens == prompt_tokens(golden, item, 1), "%s: %d prompt tokens",
               item, answer.n_prompt_tokens);
         check_text(golden, item, answer.text ? answer.text : "");
@@ -102,27 +100,25 @@ static void check_item(lv_model *model, const lv_safetensors *golden, const char
         check_dumps(golden, dir, item);
     }
     lv_answer_free(&answer);
-    lv_session_free(session);
     lv_picture_free(picture);
     rmdir(dir);
 }
 
-// A second question in the same session reads only what is new and answers as from scratch.
-static void check_turns(lv_model *model, const lv_safetensors *golden, const char *folder) {
+// A second question in the same conversation reads only what is new and answers as from scratch.
+static void check_turns(lv_engine *engine, const lv_model *model, const lv_safetensors *golden,
+                        const char *folder) {
     char path[512];
     lv_picture *picture = NULL;
-    lv_session *session = NULL;
     snprintf(path, sizeof path, "%s/../photo.png", folder);
     CHECK_OK(lv_picture_load(model, path, NULL, NULL, &picture));
-    CHECK_OK(lv_session_open(model, &session));
     const lv_message messages[] = {{"user", QUESTION, &picture, 1},
                                    {"assistant", "A red square.", NULL, 0},
                                    {"user", "And what colour is it?", NULL, 0}};
     const lv_params params = {.max_tokens = 32};
-    for (int n = 1; n <= 3 && picture && session; n += 2) {
+    for (int n = 1; n <= 3 && picture; n += 2) {
         lv_answer answer = {0};
         const char *item = n == 1 ? "photo" : "turns";
-        CHECK_OK(lv_session_answer(session, messages, n, &params, NULL, NULL, &answer));
+        CHECK_OK(lv_engine_answer(engine, messages, n, &params, NULL, NULL, &answer));
         CHECK(answer.n_prompt_tokens == prompt_tokens(golden, item, 1), "%s: %d prompt tokens",
               item, answer.n_prompt_tokens);
         check_text(golden, item, answer.text ? answer.text : "");
@@ -133,12 +129,11 @@ static void check_turns(lv_model *model, const lv_safetensors *golden, const cha
         }
         lv_answer_free(&answer);
     }
-    lv_session_free(session);
     lv_picture_free(picture);
 }
 
 // One picture named twice with nothing between reads as two pictures that look the same.
-static void check_repeated(lv_model *model, const char *folder) {
+static void check_repeated(lv_engine *engine, const lv_model *model, const char *folder) {
     char path[512], *texts[2] = {NULL, NULL};
     lv_picture *pictures[2] = {NULL, NULL};
     snprintf(path, sizeof path, "%s/../odd.png", folder);
@@ -148,12 +143,9 @@ static void check_repeated(lv_model *model, const char *folder) {
         lv_picture *const shown[] = {pictures[0], pictures[i]};
         const lv_message message = {"user", "<image><image>" QUESTION, shown, 2};
         const lv_params params = {.max_tokens = 32};
-        lv_session *session = NULL;
         lv_answer answer = {0};
-        CHECK_OK(lv_session_open(model, &session));
-        CHECK_OK(lv_session_answer(session, &message, 1, &params, NULL, NULL, &answer));
+        CHECK_OK(lv_engine_answer(engine, &message, 1, &params, NULL, NULL, &answer));
         texts[i] = answer.text;
-        lv_session_free(session);
     }
     CHECK(texts[0] && texts[1] && strcmp(texts[0], texts[1]) == 0, "%s\nor\n%s", texts[0],
           texts[1]);
@@ -171,19 +163,22 @@ int main(int argc, char **argv) {
     const lv_model_options options = {
         .model = argv[2],
         .device = "cpu",
-        .template_name = strstr(argv[1], "mistral") ? "mistral_instruct" : "llava_v1",
-        .kv_dtype = LV_F32};
+        .template_name = strstr(argv[1], "mistral") ? "mistral_instruct" : "llava_v1"};
+    const lv_engine_options engine_options = {.kv_dtype = LV_F32, .max_sequences = 2};
     lv_model *model = NULL;
+    lv_engine *engine = NULL;
     lv_safetensors *golden = golden_open(argv[1]);
     CHECK_OK(lv_model_open(&options, &model));
-    if (model && golden) {
-        check_item(model, golden, argv[2], "odd");
-        check_item(model, golden, argv[2], "wide");
-        check_repeated(model, argv[2]);
+    CHECK_OK(model ? lv_engine_open(model, &engine_options, &engine) : LV_ENOTFOUND);
+    if (engine && golden) {
+        check_item(engine, model, golden, argv[2], "odd");
+        check_item(engine, model, golden, argv[2], "wide");
+        check_repeated(engine, model, argv[2]);
         if (golden_find(golden, "turns", "ids")) {
-            check_turns(model, golden, argv[2]);
+            check_turns(engine, model, golden, argv[2]);
         }
     }
+    lv_engine_close(engine);
     lv_model_free(model);
     lv_safetensors_free(golden);
     return check_done();
