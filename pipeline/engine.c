@@ -92,6 +92,17 @@ static void fill_options(lv_engine *e) {
     e->max_jobs = o->max_sequences + o->queue_length;
 }
 
+// --- counts --------------------------------------------------------------------------------------
+
+// Called under the lock, by the engine's thread.
+static void publish(lv_engine *e) {
+    lv_engine_stats *s = &e->stats;
+    s->n_kv_kept = lv_prefix_kept(e->prefix);
+    s->n_kv_used = e->n_blocks - lv_cache_free_blocks(e->cache) - s->n_kv_kept;
+    s->image_cache_bytes = lv_images_bytes(e->images);
+    e->shown = *s;
+}
+
 // --- the end of a request ------------------------------------------------------------------------
 
 void lv_engine_hand_over(lv_engine *e, lv_job *job) {
@@ -108,6 +119,7 @@ void lv_engine_hand_over(lv_engine *e, lv_job *job) {
     } else {
         e->stats.n_finished++;
     }
+    publish(e);
     pthread_cond_broadcast(&e->changed); // there is room
     pthread_mutex_unlock(&e->lock);
     lv_job_end(job);
@@ -142,16 +154,6 @@ static lv_job *survey(lv_engine *e) {
         }
     }
     return ending;
-}
-
-static void publish(lv_engine *e) {
-    lv_engine_stats *s = &e->stats;
-    s->n_running = e->n_running;
-    s->n_waiting = e->n_jobs - e->n_running;
-    s->n_kv_kept = lv_prefix_kept(e->prefix);
-    s->n_kv_used = e->n_blocks - lv_cache_free_blocks(e->cache) - s->n_kv_kept;
-    s->image_cache_bytes = lv_images_bytes(e->images);
-    e->shown = *s;
 }
 
 static void *run(void *user) {
@@ -381,6 +383,9 @@ void lv_engine_cancel(lv_engine *e, uint64_t id) {
 void lv_engine_snapshot(lv_engine *e, lv_engine_stats *out) {
     pthread_mutex_lock(&e->lock);
     *out = e->shown;
+    for (int i = 0; i < e->n_jobs; i++) {
+        out->n_running += e->jobs[i]->stage == LV_STAGE_RUNNING;
+    }
     out->n_waiting = e->n_jobs - out->n_running;
     out->n_requests = e->last_id;
     out->n_refused = e->n_refused;

@@ -4,8 +4,9 @@
 // first one is that of the rotary frequencies. A place is a token's id or a picture's row, the
 // picture being named by its SHA-256. So equal names mean equal places from the start on, and two
 // timelines share exactly the blocks of their common beginning. A sequence's last, partly filled
-// block is kept too. Such a block, or a full one that nothing follows, is handed over to the next
-// sequence that shares its beginning: nobody else holds it, so the rest of it may be overwritten.
+// block is kept too. Such a block, or a full one that no more than one follows, is handed over to
+// the next sequence that shares its beginning: nobody else holds it, so that its rest may be
+// overwritten, and no more than 127 places are lost for it.
 //
 // Blocks that no sequence holds are given up from the least recently used on, the end of a timeline
 // before its beginning.
@@ -292,6 +293,18 @@ static void go_on(lv_prefix *p, lv_path *path, lv_node *node) {
     path->name = node->name;
 }
 
+// The block that follows `node`, where only one does and nothing follows that.
+static lv_node *only_leaf(const lv_prefix *p, const lv_node *node) {
+    if (node->n_children != 1 || node->n_users > 0) {
+        return NULL;
+    }
+    lv_node *at = p->by_parent[bucket_of(p, &node->name)];
+    while (at && at->parent != node) {
+        at = at->next_in_parent;
+    }
+    return at && at->is_listed ? at : NULL;
+}
+
 // The block that shares most of the next n places and may be handed over; *out_n: how many.
 static lv_node *best_tail(const lv_prefix *p, const lv_timeline *t, const lv_path *path, int n,
                           int *out_n) {
@@ -300,7 +313,7 @@ static lv_node *best_tail(const lv_prefix *p, const lv_timeline *t, const lv_pat
     lv_node *best = NULL;
     *out_n = 0;
     for (lv_node *at = p->by_parent[bucket_of(p, &path->name)]; at; at = at->next_in_parent) {
-        if (at->is_listed && is_same(&at->parent_name, &path->name)) {
+        if ((at->is_listed || only_leaf(p, at)) && is_same(&at->parent_name, &path->name)) {
             const int shared = common_places(at->entries, at->n_bytes, entries, n_bytes);
             best = shared > *out_n ? at : best;
             *out_n = shared > *out_n ? shared : *out_n;
@@ -333,7 +346,11 @@ void lv_prefix_match(lv_prefix *p, const lv_timeline *t, int n, lv_sequence *seq
                    : NULL;
     if (tail) {
         const int32_t block = tail->block;
+        lv_node *child = only_leaf(p, tail);
         lv_cache_hold(p->cache, block);
+        if (child) {
+            drop(p, child);
+        }
         drop(p, tail);
         lv_sequence_adopt(sequence, block, n_shared);
     }

@@ -129,11 +129,7 @@ static lv_status open_sequence(lv_engine *e, lv_job *job) {
     lv_model *model = e->model;
     LV_TRY(lv_sequence_open(model->llm, job->limit,
                             model->has_rope_scaling ? &model->rope_scaling : NULL, &job->sequence));
-    LV_TRY(lv_path_open(&job->sequence, model->config->text.head_dim, &job->path));
-    if (!job->was_admitted) {
-        LV_TRY(lv_job_open_answer(e, job));
-    }
-    return LV_OK;
+    return lv_path_open(&job->sequence, model->config->text.head_dim, &job->path);
 }
 
 // What earlier timelines have left. The last place is always read: its logits are wanted. One that
@@ -170,6 +166,9 @@ static void note_admitted(lv_engine *e, lv_job *job) {
 // False where the cache has no room for it yet: beside its own places a block for each of the
 // others, so that it does not have to leave at once.
 static bool admit_one(lv_engine *e, lv_job *job) {
+    if (lv_cache_free_blocks(e->cache) + lv_prefix_kept(e->prefix) <= e->n_running) {
+        return false; // plain without looking what it could reuse
+    }
     lv_status status = open_sequence(e, job);
     if (status == LV_OK && reuses(e, job)) {
         reuse(e, job);
@@ -179,6 +178,9 @@ static bool admit_one(lv_engine *e, lv_job *job) {
         status != LV_OK || lv_prefix_make_room(e->prefix, n_blocks + e->n_running);
     if (status == LV_OK && has_room) {
         status = lv_sequence_reserve(e->cache, &job->sequence, job->n_known + 1);
+    }
+    if (status == LV_OK && has_room && !job->was_admitted) {
+        status = lv_job_open_answer(e, job);
     }
     if (status == LV_OK && has_room) {
         note_admitted(e, job);
@@ -208,8 +210,11 @@ typedef struct wanted {
 
 enum { MAX_WANTED = 64 };
 
-// Holds a picture's embeddings where they are in the cache.
+// Holds a picture's embeddings where they are in the cache. What is to be dumped is made anew.
 static bool find_image(lv_engine *e, lv_job *job, int index) {
+    if (job->params.dump_dir) {
+        return false;
+    }
     job->slots[index] = lv_images_find(e->images, &job->pictures[index]->id);
     if (job->slots[index] >= 0) {
         job->answer.n_reused_images++;
@@ -249,17 +254,29 @@ static int want_pictures(lv_engine *e, lv_job *job, wanted *list, int n, int *n_
     return n;
 }
 
-// Prompt tokens that a pass could take now.
-static int n_at_hand(const lv_job *job) {
+// Where the next chunk of a prompt ends.
+static int chunk_end(const lv_engine *e, const lv_job *job) {
+    const int end = (job->sequence.length / e->options.chunk_tokens + 1) * e->options.chunk_tokens;
+    return end < job->n_prompt ? end : job->n_prompt;
+}
+
+// The first place from the next one on that waits for its picture, or the prompt's end.
+static int end_at_hand(const lv_job *job) {
     int at = job->sequence.length;
     while (at < job->n_prompt) {
         const int index = job->places[at].picture - 1;
         if (index >= 0 && job->slots[index] < 0) {
-            break;
+            return at;
         }
         at += index >= 0 ? job->pictures[index]->n_tokens - job->places[at].value : 1;
     }
-    return at - job->sequence.length;
+    return job->n_prompt;
+}
+
+// Prompt tokens that the next passes can take.
+static int n_at_hand(const lv_engine *e, const lv_job *job) {
+    const int end = end_at_hand(job);
+    return reads_prompt(job) && end >= chunk_end(e, job) ? end - job->sequence.length : 0;
 }
 
 static void note_encoded(lv_engine *e, const wanted *list, const int *slots, int n, double ms) {
@@ -282,7 +299,7 @@ static void encode(lv_engine *e) {
     lv_picture *pictures[MAX_WANTED];
     int slots[MAX_WANTED], n = 0, n_tiles = 0, n_tokens = 0;
     for (int i = 0; i < e->n_running; i++) {
-        n_tokens += n_at_hand(e->running[i]);
+        n_tokens += n_at_hand(e, e->running[i]);
     }
     for (int i = 0; i < e->n_running && n_tokens < e->options.pass_tokens; i++) {
         n = want_pictures(e, e->running[i], list, n, &n_tiles);
@@ -339,18 +356,6 @@ static void add_decode(lv_engine *e, lv_job *job, int *n_rows) {
     }
 }
 
-// Whether the pictures in places [first, end) are at hand.
-static bool sees(const lv_job *job, int first, int end) {
-    for (int i = first; i < end;) {
-        const int index = job->places[i].picture - 1;
-        if (index >= 0 && job->slots[index] < 0) {
-            return false;
-        }
-        i += index >= 0 ? job->pictures[index]->n_tokens - job->places[i].value : 1;
-    }
-    return true;
-}
-
 // A chunk of a prompt, as runs of ids and of picture rows.
 static void add_prompt(lv_engine *e, lv_job *job, int end, int *n_rows) {
     lv_chunk *chunk = NULL;
@@ -383,19 +388,16 @@ static bool is_still_wanted(lv_job *job) {
 }
 
 static void add_prompts(lv_engine *e, int *n_rows) {
-    const int chunk_tokens = e->options.chunk_tokens, n_decode = *n_rows;
+    const int n_decode = *n_rows;
     const int most = n_decode > 0 ? n_decode + e->options.pass_tokens : e->max_pass_tokens;
     for (int i = 0; i < e->n_running; i++) {
         lv_job *job = e->running[i];
-        const int first = job->sequence.length;
-        if (first >= job->n_prompt) {
+        if (!reads_prompt(job)) {
             continue;
         }
-        int end = (first / chunk_tokens + 1) * chunk_tokens;
-        end = end < job->n_prompt ? end : job->n_prompt;
-        const int n_all = *n_rows + end - first;
+        const int end = chunk_end(e, job), n_all = *n_rows + end - job->sequence.length;
         const bool fits = n_all <= e->max_pass_tokens && (*n_rows == n_decode || n_all <= most);
-        if (fits && sees(job, first, end) && is_still_wanted(job)) {
+        if (fits && end_at_hand(job) >= end && is_still_wanted(job)) {
             if (job->prefill_start_ms <= 0) {
                 job->prefill_start_ms = lv_now_ms();
             }
