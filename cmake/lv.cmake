@@ -8,10 +8,17 @@ target_compile_definitions(lv_settings INTERFACE _GNU_SOURCE LV_VERSION="${PROJE
 target_compile_options(lv_settings INTERFACE
   $<$<COMPILE_LANGUAGE:C,CXX>:-Wall -Wextra -Wshadow -Wconversion -Werror -fno-math-errno>
   $<$<COMPILE_LANGUAGE:C>:-Wstrict-prototypes -Wmissing-prototypes>)
+if(LV_SANITIZE STREQUAL "address")
+  set(sanitizers -fsanitize=address,undefined -fno-sanitize-recover=undefined)
+elseif(LV_SANITIZE STREQUAL "thread")
+  set(sanitizers -fsanitize=thread)
+elseif(LV_SANITIZE)
+  message(FATAL_ERROR "LV_SANITIZE is \"${LV_SANITIZE}\": expected address or thread")
+endif()
 if(LV_SANITIZE)
-  target_compile_options(lv_settings INTERFACE $<$<COMPILE_LANGUAGE:C,CXX>:-fsanitize=address,undefined
-    -fno-omit-frame-pointer -fno-sanitize-recover=undefined>)
-  target_link_options(lv_settings INTERFACE -fsanitize=address,undefined)
+  target_compile_options(lv_settings INTERFACE
+    $<$<COMPILE_LANGUAGE:C,CXX>:${sanitizers} -fno-omit-frame-pointer>)
+  target_link_options(lv_settings INTERFACE ${sanitizers})
 endif()
 
 # lv_library(name deps...): the folder's sources as one static library.

@@ -25,7 +25,8 @@ typedef struct lv_path {
 
 typedef struct lv_job {
     uint64_t id;    // in order of submission
-    lv_stage stage; // under the engine's lock
+    lv_stage stage; // this and was_admitted are written under the engine's lock
+    bool was_admitted;
     atomic_bool cancelled;
     // As asked
     lv_turn *turns;
@@ -48,7 +49,7 @@ typedef struct lv_job {
     // In the decoder
     lv_sequence sequence;
     lv_path path;
-    bool is_admitted, was_admitted;
+    bool is_admitted;
     int n_read; // places of the prompt whose pictures have been let go
     int row;    // of the logits at hand, -1: none
     double prefill_start_ms, first_token_ms;

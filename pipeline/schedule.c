@@ -151,7 +151,7 @@ static void note_admitted(lv_engine *e, lv_job *job) {
         e->stats.n_prompt_tokens += (uint64_t)job->n_prompt;
         e->stats.n_reused_tokens += (uint64_t)job->sequence.length;
     }
-    job->is_admitted = job->was_admitted = true;
+    job->is_admitted = true;
     job->n_read = job->sequence.length;
     int at = e->n_running++;
     for (; at > 0 && e->running[at - 1]->id > job->id; at--) {
@@ -160,6 +160,8 @@ static void note_admitted(lv_engine *e, lv_job *job) {
     e->running[at] = job;
     pthread_mutex_lock(&e->lock);
     job->stage = LV_STAGE_RUNNING;
+    job->was_admitted = true;
+    pthread_cond_broadcast(&e->changed); // a worker may make the next one ready
     pthread_mutex_unlock(&e->lock);
 }
 

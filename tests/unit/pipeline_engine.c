@@ -73,9 +73,9 @@ static void check_case(const char *how, int i, const outcome *o) {
           o->n_tokens, o->answer.n_logprobs);
 }
 
-// All cases at once, several times over.
+// All cases at once, some of them twice.
 static void check_together(const char *how, const lv_engine_options *options) {
-    enum { N = 2 * N_CASES };
+    enum { N = N_CASES + 6 };
     outcome o[N] = {{0}};
     lv_engine *engine = open_engine(model, options);
     for (int i = 0; i < N; i++) {
@@ -100,6 +100,9 @@ static void check_together(const char *how, const lv_engine_options *options) {
 static void test_together(void) {
     const size_t block = lv_cache_block_bytes(model->llm, LV_NONE);
     check_together("side by side", &(lv_engine_options){.max_sequences = 8});
+    if (IS_SANITIZED) {
+        return;
+    }
     check_together("without reuse", &(lv_engine_options){.no_reuse = true});
     check_together("small chunks", &(lv_engine_options){.chunk_tokens = 64, .pass_tokens = 200});
     check_together("little room", &(lv_engine_options){.kv_bytes = 16 * block, .n_workers = 1});
@@ -114,7 +117,7 @@ static void check_making_room(const char *how, const lv_engine_options *options)
     outcome o[N] = {{0}};
     lv_engine *engine = open_engine(model, options);
     for (int i = 0; i < N; i++) {
-        const lv_params params = {.max_tokens = 200,
+        const lv_params params = {.max_tokens = 150,
                                   .grammar = i < 3 ? endless : NULL,
                                   .temperature = 1.5f,
                                   .repetition_penalty = 1.1f,
@@ -146,9 +149,12 @@ static void check_making_room(const char *how, const lv_engine_options *options)
 
 static void test_making_room(void) {
     const size_t block = lv_cache_block_bytes(model->llm, LV_NONE);
-    const size_t kv_bytes = 12 * block;
+    const size_t kv_bytes = 10 * block;
     check_making_room("alone", &(lv_engine_options){.max_sequences = 1});
     check_making_room("making room", &(lv_engine_options){.kv_bytes = kv_bytes});
+    if (IS_SANITIZED) {
+        return;
+    }
     check_making_room("making room without reuse",
                       &(lv_engine_options){.kv_bytes = kv_bytes, .no_reuse = true});
     check_making_room("making room in small chunks",
@@ -366,14 +372,15 @@ static void note_pace(outcome *o) {
 static void start_long_prompt(outcome *o) {
     outcome *slow = o->watcher;
     if (o->n_text == 1 && !slow->id) {
-        char *text = long_text(1500);
-        CHECK_OK(ask(o->engine, slow, text, NULL, 0, &(lv_params){.max_tokens = 4}));
+        char *text = long_text(1200);
+        o->n_after_done +=
+            ask(o->engine, slow, text, NULL, 0, &(lv_params){.max_tokens = 4}) != LV_OK;
         free(text);
     }
 }
 
 static void test_fairness(void) {
-    const lv_params params = {.max_tokens = 400, .grammar = endless};
+    const lv_params params = {.max_tokens = 100, .grammar = endless};
     outcome slow = {.watch = note_pace}, o = {.watch = start_long_prompt, .watcher = &slow};
     pace p = {.other = &o};
     slow.watcher = &p;
@@ -381,7 +388,7 @@ static void test_fairness(void) {
     CHECK_OK(ask(engine, &o, "Count.", NULL, 0, &params));
     outcome_wait(&o);
     outcome_wait(&slow);
-    CHECK(p.n >= 10, "a long prompt read in %d chunks", p.n);
+    CHECK(o.n_after_done == 0 && p.n >= 8, "a long prompt read in %d chunks", p.n);
     for (int i = 1; i < p.n; i++) {
         // A piece a token, but those that are held back for the next one.
         CHECK(p.at[i] > p.at[i - 1] || (i > 1 && p.at[i] > p.at[i - 2]),
@@ -425,7 +432,7 @@ typedef struct caller {
 
 static void *call(void *user) {
     const caller *c = user;
-    for (int i = 0; i < 3; i++) {
+    for (int i = 0; i < 2; i++) {
         lv_answer answer = {0};
         const request_case *k = &cases[c->index];
         const lv_message message = {"user", k->question, pictures + k->first_picture,
@@ -465,7 +472,7 @@ int main(void) {
         "\"minItems\":3,\"maxItems\":3}},\"required\":[\"colour\",\"words\"]}";
     endless = long_grammar(800);
     CHECK_OK(lv_grammar_compile(schema, strlen(schema), "colours", &colours));
-    for (int ahead = 0; ahead < 2; ahead++) {
+    for (int ahead = IS_SANITIZED; ahead < 2; ahead++) {
         model = open_model(0, ahead);
         if (!model) {
             break;
@@ -473,7 +480,7 @@ int main(void) {
         for (int i = 0; i < N_PICTURES; i++) {
             pictures[i] = draw_picture(model, i);
         }
-        if (!ahead) {
+        if (!cases[0].question) {
             make_cases();
             answer_alone();
         }
