@@ -8,6 +8,12 @@ function element(name, properties = {}, ...children) {
   return made;
 }
 
+// Text in which `x` is code.
+function prose(text, name = "p") {
+  return element(name, {}, ...(text ?? "").split("`").map((part, i) =>
+    i % 2 ? element("code", {}, part) : part));
+}
+
 function headers(more = {}) {
   return key.value ? { ...more, Authorization: `Bearer ${key.value}` } : more;
 }
@@ -43,7 +49,7 @@ function fieldRows(schema, prefix = "") {
     rows.push(element("tr", {},
       element("td", {}, element("code", {}, prefix + name), needed),
       element("td", { className: "soft" }, typeText(field)),
-      element("td", {}, about)));
+      prose(about, "td")));
     rows.push(...fieldRows(field, `${prefix}${name}.`));
   }
   return rows;
@@ -152,7 +158,7 @@ function operationCard(method, path, operation, schemas) {
   const inside = element("div", { className: "inside" });
   const request = operation.requestBody?.content["application/json"].schema;
   const answer = operation.responses["200"]?.content?.["application/json"]?.schema;
-  if (operation.description) inside.append(element("p", {}, operation.description));
+  inside.append(prose(operation.description), tryOut(method.toUpperCase(), path, operation));
   if (request) {
     inside.append(element("h3", {}, `Request: ${typeText(request)}`),
       schemaTable(schemas[refName(request)] ?? request));
@@ -162,9 +168,8 @@ function operationCard(method, path, operation, schemas) {
       schemaTable(schemas[refName(answer)] ?? answer));
   }
   const statuses = Object.entries(operation.responses).map(([status, { description }]) =>
-    element("tr", {}, element("td", {}, element("code", {}, status)), element("td", {}, description)));
-  inside.append(element("h3", {}, "Statuses"), element("table", {}, element("tbody", {}, ...statuses)),
-    tryOut(method.toUpperCase(), path, operation));
+    element("tr", {}, element("td", {}, element("code", {}, status)), prose(description, "td")));
+  inside.append(element("h3", {}, "Statuses"), element("table", {}, element("tbody", {}, ...statuses)));
   return element("details", { className: "card", open: method === "post" && path.startsWith("/v1/chat") },
     element("summary", {}, element("span", { className: "method" }, method.toUpperCase()),
       element("span", { className: "path" }, path),
@@ -182,7 +187,7 @@ async function load() {
   }
   const api = await response.json();
   const schemas = api.components.schemas;
-  about.textContent = api.info.description;
+  about.replaceChildren(...prose(api.info.description).childNodes);
   document.getElementById("operations").replaceChildren(
     ...Object.entries(api.paths).flatMap(([path, operations]) =>
       Object.entries(operations).map(([method, operation]) =>
@@ -190,7 +195,7 @@ async function load() {
   document.getElementById("schemas").replaceChildren(
     ...Object.entries(schemas).map(([name, schema]) => element("details", { className: "card" },
       element("summary", {}, element("span", { className: "path" }, name)),
-      element("div", { className: "inside" }, element("p", {}, schema.description ?? ""),
+      element("div", { className: "inside" }, prose(schema.description),
         schemaTable(schema)))));
 }
 
