@@ -13,7 +13,7 @@ typedef struct reader {
     const server *server;
     chat_request *out;
     api_error *error;
-    char where[48]; // "messages[1].content[0]"
+    char where[80]; // "messages[1].content[0]"
     out_text text;  // of the message at hand
     bool takes_pictures;
     int n_system;
