@@ -16,10 +16,12 @@
 
 // A picture of a request: made of bytes at once, or of a URL later.
 typedef struct chat_picture {
-    char *url;           // owned; NULL: there already
-    lv_picture *picture; // NULL: not there yet, or seen and let go
-    lv_picture_info info;
+    char *url;            // owned; NULL: there already
+    lv_picture *picture;  // NULL: not there yet, or seen and let go
+    lv_picture_info info; // once it was let go
 } chat_picture;
+
+lv_picture_info chat_picture_info(const chat_picture *picture);
 
 typedef struct chat_request {
     lv_message *messages; // texts owned; pictures: stretches of `shown`

@@ -245,10 +245,7 @@ static bool on_text(void *user, const lv_piece *piece) {
 // Whether a picture is the cause: those of a request that got further are all there.
 static bool reads_pictures(const chat_job *job) {
     for (int i = 0; i < job->request.n_pictures; i++) {
-        const chat_picture *picture = &job->request.pictures[i];
-        int n_tokens = picture->picture ? lv_picture_describe(picture->picture).n_tokens
-                                        : picture->info.n_tokens;
-        if (n_tokens == 0) {
+        if (chat_picture_info(&job->request.pictures[i]).n_tokens == 0) {
             return true;
         }
     }

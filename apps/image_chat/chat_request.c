@@ -254,6 +254,10 @@ bool chat_request_read(const server *s, json_t *root, chat_request *out, api_err
     return chat_messages_read(s, messages, out, error);
 }
 
+lv_picture_info chat_picture_info(const chat_picture *picture) {
+    return picture->picture ? lv_picture_describe(picture->picture) : picture->info;
+}
+
 void chat_request_free(chat_request *request) {
     for (int i = 0; i < request->n_messages; i++) {
         free((char *)request->messages[i].text);

@@ -79,11 +79,10 @@ static void put_timings(chat_job *job, const lv_answer *answer) {
                answer->first_token_ms);
     out_put(&job->out, ",\"images\":[");
     for (int i = 0; i < job->request.n_pictures; i++) {
-        const lv_picture_info *info = &job->request.pictures[i].info;
-        out_format(&job->out,
-                   "%s{\"width\":%d,\"height\":%d,\"tiles\":%d,\"tile_size\":%d,\"tokens\":%d}",
-                   i ? "," : "", info->width, info->height, info->n_tiles, info->tile_size,
-                   info->n_tokens);
+        const lv_picture_info info = chat_picture_info(&job->request.pictures[i]);
+        out_format(
+            &job->out, "%s{\"width\":%d,\"height\":%d,\"tiles\":%d,\"tile_size\":%d,\"tokens\":%d}",
+            i ? "," : "", info.width, info.height, info.n_tiles, info.tile_size, info.n_tokens);
     }
     out_put(&job->out, "]");
 }

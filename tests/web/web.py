@@ -80,6 +80,7 @@ class Server:
 
     def __init__(self, *args, key=None, env=None, wait=True):
         self.key = key
+        self.last_log = None
         self.log_file = tempfile.NamedTemporaryFile("w+b", prefix="image-chat-", suffix=".log")
         environment = {**os.environ, "OMP_WAIT_POLICY": "passive", **(env or {})}
         environment.pop("LLAVA_MODEL", None)
@@ -93,6 +94,8 @@ class Server:
 
     @property
     def log(self):
+        if self.last_log is not None:
+            return self.last_log
         with open(self.log_file.name, "rb") as file:
             return file.read().decode("utf-8", "replace")
 
@@ -117,6 +120,8 @@ class Server:
             self.process.kill()
             self.process.wait()
             raise AssertionError(f"still running {seconds} s after the signal: {self.log[-3000:]}")
+        self.last_log = self.log
+        self.log_file.close()
         for sign in SIGNS:
             if sign in self.log:
                 raise AssertionError(self.log[-20000:])
