@@ -87,6 +87,19 @@ static void put_timings(chat_job *job, const lv_answer *answer) {
     out_put(&job->out, "]");
 }
 
+// Of several answers the one that the client waited for.
+static const lv_answer *slowest(const chat_job *job) {
+    const lv_answer *worst = &job->choices[0].answer;
+    for (int i = 1; i < job->request.n_choices; i++) {
+        const lv_answer *a = &job->choices[i].answer;
+        if (a->queue_ms + a->prefill_ms + a->decode_ms >
+            worst->queue_ms + worst->prefill_ms + worst->decode_ms) {
+            worst = a;
+        }
+    }
+    return worst;
+}
+
 // --- chunks --------------------------------------------------------------------------------------
 
 static void open_chunk(chat_job *job) {
@@ -138,6 +151,7 @@ void write_stream_end(chat_job *job) {
         open_chunk(job);
         out_put(&job->out, ",\"choices\":[],");
         put_usage(job);
+        put_timings(job, slowest(job));
         out_put(&job->out, "}\n\n");
     }
     out_put(&job->out, "data: [DONE]\n\n");
@@ -146,15 +160,10 @@ void write_stream_end(chat_job *job) {
 // --- completions ---------------------------------------------------------------------------------
 
 void write_whole(chat_job *job) {
-    const lv_answer *slowest = &job->choices[0].answer;
     put_head(job, "chat.completion");
     out_put(&job->out, ",\"choices\":[");
     for (int i = 0; i < job->request.n_choices; i++) {
         const lv_answer *answer = &job->choices[i].answer;
-        double ms = answer->queue_ms + answer->prefill_ms + answer->decode_ms;
-        if (ms > slowest->queue_ms + slowest->prefill_ms + slowest->decode_ms) {
-            slowest = answer;
-        }
         out_format(&job->out,
                    "%s{\"index\":%d,\"message\":{\"role\":\"assistant\",\"content\":", i ? "," : "",
                    i);
@@ -165,6 +174,6 @@ void write_whole(chat_job *job) {
     }
     out_put(&job->out, "],");
     put_usage(job);
-    put_timings(job, slowest);
+    put_timings(job, slowest(job));
     out_put(&job->out, "}");
 }

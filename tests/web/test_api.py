@@ -58,6 +58,7 @@ class Chat(Case):
         self.assertIn("first_token_ms", finish["timings"])
         self.assertEqual(last["choices"], [])
         self.assertEqual(last["usage"]["prompt_tokens_details"]["image_tokens"], 169)
+        self.assertEqual((last["timings"], last["images"]), (finish["timings"], finish["images"]))
         for event in (first, *middle, finish):
             self.assertIsNone(event["usage"])
             self.assertEqual(event["object"], "chat.completion.chunk")
