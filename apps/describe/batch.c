@@ -1,5 +1,6 @@
 // Many pictures: handed to the engine ahead of time, taken back in their order, recorded, with a
 // bar and a summary.
+#include "client.h"
 #include "folders.h"
 
 #include <pthread.h>
@@ -12,7 +13,8 @@
 // A picture on its way. The engine's thread writes it, under the lock, until is_done.
 typedef struct item {
     struct batch *batch;
-    lv_picture *picture;
+    lv_picture *picture; // NULL where a server is asked
+    lv_picture_info info;
     uint64_t id; // of its request
     bool is_done;
     lv_status status;
@@ -76,21 +78,21 @@ static void fail(batch *b, const describe_input *input, const char *reason) {
 }
 
 // Puts an answer where the options say.
-static void keep(batch *b, const describe_input *input, lv_picture *picture,
+static void keep(batch *b, const describe_input *input, const lv_picture_info *info,
                  const lv_answer *answer, answer_header *header) {
     const describe_options *options = b->app->options;
     if (!records(options)) {
-        if (!answer_put(b->app, input, &picture, 1, answer, header)) {
+        if (!answer_put(b->app, input, info, 1, answer, header)) {
             b->stops = true;
             b->result = EXIT_SOME_FAILED;
             return;
         }
-    } else if (recorder_put(b->keeper, input, picture, answer) != LV_OK) {
+    } else if (recorder_put(b->keeper, input, info, answer) != LV_OK) {
         fail(b, input, last_reason(input->source));
         b->stops = b->stops || options->output; // it takes none of the others either
         return;
     } else if (options->verbose) {
-        report_answer(input->label, &picture, 1, answer);
+        report_answer(input->label, info, 1, answer);
     }
     b->n_done++;
     b->n_tokens += answer->n_tokens;
@@ -138,10 +140,15 @@ static void submit(batch *b, int i) {
     const describe_input *input = &b->inputs->items[i];
     item *it = &b->items[i % b->n_slots];
     *it = (item){.batch = b, .streamed = {.max_bytes = (size_t)1 << 24}};
-    lv_status status = lv_picture_later(b->app->model, input->source, NULL, &fetch, &it->picture);
-    if (status == LV_OK) {
-        status =
-            answer_submit(b->app, it->picture, b->streams ? on_text : NULL, on_done, it, &it->id);
+    lv_text_callback show = b->streams ? on_text : NULL;
+    lv_status status;
+    if (b->app->client) {
+        status = client_submit(b->app->client, input, show, on_done, it, &it->info);
+    } else {
+        status = lv_picture_later(b->app->model, input->source, NULL, &fetch, &it->picture);
+        if (status == LV_OK) {
+            status = answer_submit(b->app, it->picture, show, on_done, it, &it->id);
+        }
     }
     if (status != LV_OK) {
         on_done(it, status, lv_error(), NULL);
@@ -212,10 +219,12 @@ static bool take(batch *b, int i) {
             b->result = EXIT_MODEL;
         }
     } else if (it->answer.finish != LV_FINISH_CANCELLED) {
-        const lv_picture_info info = lv_picture_describe(it->picture);
-        // Told apart from reading, as where one picture is read before it is asked about.
-        it->answer.first_token_ms -= info.load_ms + info.preprocess_ms;
-        keep(b, input, it->picture, &it->answer, &header);
+        if (it->picture) {
+            it->info = lv_picture_describe(it->picture);
+            // Told apart from reading, as where one picture is read before it is asked about.
+            it->answer.first_token_ms -= it->info.load_ms + it->info.preprocess_ms;
+        }
+        keep(b, input, &it->info, &it->answer, &header);
     }
     forget(it);
     return true;
@@ -250,7 +259,10 @@ static void say_summary(const batch *b) {
 
 // Takes back what is with the engine still.
 static void leave(batch *b) {
-    for (int i = b->n_taken; i < b->n_submitted; i++) {
+    if (b->app->client) {
+        client_stop(b->app->client);
+    }
+    for (int i = b->n_taken; !b->app->client && i < b->n_submitted; i++) {
         lv_engine_cancel(b->app->engine, b->items[i % b->n_slots].id);
     }
     for (int i = b->n_taken; i < b->n_submitted; i++) {

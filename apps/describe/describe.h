@@ -40,7 +40,8 @@ typedef struct describe_options {
     const char *prompt, *system; // NULL: not given
     text_list inputs, stops;
     const char *files_from, *json_schema;
-    const char *pull; // a model to download
+    const char *pull;             // a model to download
+    const char *server, *api_key; // a server to ask instead of a model here
     bool nul_separated, together, chat;
     bool json, quiet, verbose, help, version;
     bool recursive, overwrite, append, prepend, fail_fast;
@@ -124,8 +125,11 @@ typedef struct describe_app {
     lv_model *model;
     lv_model_info info;
     lv_engine *engine;
-    int n_sequences; // that the engine answers at once
+    struct client *client; // of --server: no model, no engine
+    int n_sequences;       // that the engine or the server answers at once
 } describe_app;
+
+const char *answer_prompt(const describe_options *options, int n_pictures);
 
 // Loads one picture with its label in the progress line; NULL after complaining.
 lv_picture *answer_load(const describe_app *app, const describe_input *input);
@@ -144,7 +148,7 @@ lv_status answer_submit(describe_app *app, lv_picture *picture, lv_text_callback
                         lv_done_callback on_done, void *user, uint64_t *out_id) LV_MUST_CHECK;
 // The answer on standard output, whole where it was not streamed, and what is to say about it on
 // standard error. False where standard output takes no more.
-bool answer_put(const describe_app *app, const describe_input *inputs, lv_picture *const *pictures,
+bool answer_put(const describe_app *app, const describe_input *inputs, const lv_picture_info *infos,
                 int n, const lv_answer *answer, answer_header *header);
 
 // Says the last failure of a question. EXIT_MODEL where no further one can be asked.
@@ -156,10 +160,10 @@ int answer_question(describe_app *app, const describe_input *inputs, int n, bool
 
 // Lines of -v.
 void report_model(const describe_app *app);
-void report_answer(const char *label, lv_picture *const *pictures, int n, const lv_answer *answer);
+void report_answer(const char *label, const lv_picture_info *infos, int n, const lv_answer *answer);
 
 // One JSON line; the caller frees it.
-char *answer_json(const describe_input *inputs, lv_picture *const *pictures, int n,
+char *answer_json(const describe_input *inputs, const lv_picture_info *infos, int n,
                   const lv_answer *answer);
 
 // --- models

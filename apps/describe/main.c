@@ -1,4 +1,5 @@
 // describe: says what pictures show, or answers questions about them.
+#include "client.h"
 #include "folders.h"
 
 #include <errno.h>
@@ -69,6 +70,22 @@ static int open_model(describe_app *app, const input_list *inputs) {
     return EXIT_DONE;
 }
 
+static int open_server(describe_app *app) {
+    const char *name = app->options->server;
+    progress("asking %s", name);
+    lv_status status = client_open(app->options, &app->client);
+    progress_end();
+    if (status != LV_OK) {
+        complain(name, "%s", last_reason(name));
+        return EXIT_MODEL;
+    }
+    app->n_sequences = client_n_threads(app->client);
+    if (app->options->verbose) {
+        note("%s answers at %s", client_model(app->client), name);
+    }
+    return EXIT_DONE;
+}
+
 static int answer_inputs(describe_app *app, recorder *keeper, const input_list *inputs) {
     const describe_options *o = app->options;
     if (o->chat) {
@@ -126,9 +143,10 @@ static int run(const describe_options *options, input_list *inputs) {
     recorder_skip_done(&keeper, inputs);
     result = inputs->n_refused ? EXIT_SOME_FAILED : EXIT_DONE;
     if (has_work(options, &keeper, inputs)) {
-        int answered = open_model(&app, inputs);
+        int answered = options->server ? open_server(&app) : open_model(&app, inputs);
         answered = answered == EXIT_DONE ? answer_inputs(&app, &keeper, inputs) : answered;
         result = answered > result ? answered : result;
+        client_close(app.client);
         lv_engine_close(app.engine);
         lv_model_free(app.model);
     }

@@ -110,6 +110,10 @@ static const option_spec specs[] = {
     {NULL, 0, "max-batch-size", "N", INTEGER, AT(engine.max_sequences), 1, 256,
      "pictures described at once (default 64, CPU 16)"},
 
+    {"Server", 0, "server", "URL", NAME, AT(server), 0, 0,
+     "ask a running image-chat instead of loading a model"},
+    {NULL, 0, "api-key", "KEY", NAME, AT(api_key), 0, 0, "its key (default: $IMAGE_CHAT_API_KEY)"},
+
     {"Output", 0, "json", NULL, FLAG, AT(json), 0, 0,
      "one JSON object a line: text, finish reason, tokens, timings"},
     {NULL, 'q', "quiet", NULL, FLAG, AT(quiet), 0, 0, "answers and errors only"},
@@ -161,6 +165,7 @@ void options_help(void) {
            "  describe --chat holiday.jpg\n"
            "  describe --pull llava-hf/llava-1.5-7b-hf\n"
            "  describe --model llava-hf/llava-1.5-7b-hf holiday.jpg\n"
+           "  describe --server http://127.0.0.1:23333 holiday.jpg\n"
            "\n%sEnvironment%s\n"
            "  LLAVA_MODEL   the model where --model names none\n"
            "  HF_HOME       where the Hugging Face cache lies (default: ~/.cache/huggingface)\n"
@@ -500,6 +505,20 @@ static bool check_batch(const describe_options *o) {
     return keeps_rules(rules, sizeof rules / sizeof *rules);
 }
 
+static bool check_server(const describe_options *o) {
+    const lv_model_options *m = &o->model;
+    const usage_rule rules[] = {
+        {!o->server && o->api_key, "--api-key goes with --server"},
+        {o->server && (o->pull || o->chat || o->params.dump_dir),
+         "--server goes with neither --pull nor --chat nor --dump-tensors"},
+        {o->server && (m->vision_model || m->device || m->n_threads || m->template_name ||
+                       m->session_len || o->has_rope || o->engine.kv_dtype || o->engine.kv_bytes ||
+                       o->engine.cache_max_entry_count > 0 || o->engine.max_sequences),
+         "with --server the model's options are the server's"},
+    };
+    return keeps_rules(rules, sizeof rules / sizeof *rules);
+}
+
 bool options_parse(int argc, char **argv, describe_options *out) {
     bool only_inputs = false;
     for (int i = 1; i < argc; i++) {
@@ -518,7 +537,7 @@ bool options_parse(int argc, char **argv, describe_options *out) {
     if (out->help || out->version) {
         return true;
     }
-    if (!check_together(out) || !check_captions(out) || !check_batch(out)) {
+    if (!check_together(out) || !check_captions(out) || !check_batch(out) || !check_server(out)) {
         return false;
     }
     if (!out->shard.count) {
