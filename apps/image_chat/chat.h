@@ -37,13 +37,15 @@ typedef struct chat_request {
     bool has_urls;
 } chat_request;
 
-// Reads a request into a zeroed *out. The data: URIs in `root` are consumed. False after filling
+// Reads a request, whose long data: URIs are in `uris`, into a zeroed *out. False after filling
 // *error.
-bool chat_request_read(const server *s, json_t *root, chat_request *out, api_error *error);
+bool chat_request_read(const server *s, json_t *root, const lift *uris, chat_request *out,
+                       api_error *error);
 void chat_request_free(chat_request *request);
 
 // The messages' part of it.
-bool chat_messages_read(const server *s, json_t *messages, chat_request *out, api_error *error);
+bool chat_messages_read(const server *s, json_t *messages, const lift *uris, chat_request *out,
+                        api_error *error);
 
 // --- fields --------------------------------------------------------------------------------------
 

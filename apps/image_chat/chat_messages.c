@@ -11,6 +11,7 @@
 
 typedef struct reader {
     const server *server;
+    const lift *uris;
     chat_request *out;
     api_error *error;
     char where[80]; // "messages[1].content[0]"
@@ -35,7 +36,8 @@ static bool add_data(reader *r, const char *uri, chat_picture *picture) {
     const server_options *o = r->server->options;
     const lv_picture_limits limits = {.max_bytes = o->max_image_bytes, .max_pixels = o->max_pixels};
     lv_buffer bytes = {0};
-    lv_status status = data_uri_decode(uri, o->max_image_bytes, &bytes);
+    const lifted data = lift_find(r->uris, uri);
+    lv_status status = data_uri_decode(data.uri, data.n_bytes, o->max_image_bytes, &bytes);
     if (status == LV_OK) {
         status = lv_picture_bytes_later(r->server->model, bytes.data, bytes.n_bytes, &limits,
                                         &picture->picture);
@@ -111,10 +113,8 @@ static bool add_picture(reader *r, json_t *part) {
     out->pictures[out->n_pictures++] = (chat_picture){0};
     chat_picture *picture = &out->pictures[out->n_pictures - 1];
     const char *text = json_string_value(url);
-    bool ok =
-        strncasecmp(text, "data:", 5) == 0 ? add_data(r, text, picture) : add_url(r, text, picture);
-    json_string_set(url, ""); // megabytes, and not needed any more
-    return ok;
+    return strncasecmp(text, "data:", 5) == 0 ? add_data(r, text, picture)
+                                              : add_url(r, text, picture);
 }
 
 // --- texts ---------------------------------------------------------------------------------------
@@ -284,8 +284,10 @@ static bool read_all(reader *r, json_t *messages) {
            fail(r, 400, "invalid_value", ".role", "the last message is the user's.");
 }
 
-bool chat_messages_read(const server *s, json_t *messages, chat_request *out, api_error *error) {
-    reader r = {.server = s, .out = out, .error = error, .text = OUT_TEXT(MAX_TEXT_BYTES)};
+bool chat_messages_read(const server *s, json_t *messages, const lift *uris, chat_request *out,
+                        api_error *error) {
+    reader r = {
+        .server = s, .uris = uris, .out = out, .error = error, .text = OUT_TEXT(MAX_TEXT_BYTES)};
     size_t n = json_array_size(messages);
     if (!json_is_array(messages)) {
         return fail_with(error, 400, "invalid_type", "messages", "messages: expected a list.");

@@ -133,6 +133,10 @@ static bool compile(const json_t *schema, chat_request *out, api_error *error) {
     if (schema && !text) {
         return fail_with(error, 503, "out_of_memory", NULL, "The server is out of memory.");
     }
+    if (text && lift_is_mark(text)) { // a constant of a kilobyte, by the looks of a picture
+        free(text);
+        return fail_with(error, 400, "invalid_json_schema", name, "%s: a URI that long.", name);
+    }
     lv_status status = lv_grammar_compile(text, text ? strlen(text) : 0, name, &grammar);
     free(text);
     out->params.grammar = grammar;
@@ -239,7 +243,8 @@ static bool settle(const server *s, const raw_request *raw, json_t *root, chat_r
     return true;
 }
 
-bool chat_request_read(const server *s, json_t *root, chat_request *out, api_error *error) {
+bool chat_request_read(const server *s, json_t *root, const lift *uris, chat_request *out,
+                       api_error *error) {
     raw_request raw = {.params = {.temperature = DEFAULT_TEMPERATURE, .top_p = 1}, .n = 1};
     if (!fields_read(root, "", fields, sizeof fields / sizeof *fields, &raw, error) ||
         !check_model(s, raw.model, error) || !settle(s, &raw, root, out, error) ||
@@ -251,7 +256,7 @@ bool chat_request_read(const server *s, json_t *root, chat_request *out, api_err
     if (!messages) {
         return fail_with(error, 400, "missing_parameter", "messages", "messages: is missing.");
     }
-    return chat_messages_read(s, messages, out, error);
+    return chat_messages_read(s, messages, uris, out, error);
 }
 
 lv_picture_info chat_picture_info(const chat_picture *picture) {

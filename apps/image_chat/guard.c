@@ -94,18 +94,16 @@ bool guard_allows(void *user, const struct sockaddr *address) {
 
 // --- data: URIs ----------------------------------------------------------------------------------
 
-static int base64_digit(unsigned char c) {
-    if (c >= 'A' && c <= 'Z') {
-        return c - 'A';
-    }
-    if (c >= 'a' && c <= 'z') {
-        return c - 'a' + 26;
-    }
-    if (c >= '0' && c <= '9') {
-        return c - '0' + 52;
-    }
-    return c == '+' ? 62 : c == '/' ? 63 : -1;
-}
+// A digit's value + 1, 0 for what is none.
+static const uint8_t base64_values[256] = {
+    ['A'] = 1,  ['B'] = 2,  ['C'] = 3,  ['D'] = 4,  ['E'] = 5,  ['F'] = 6,  ['G'] = 7,  ['H'] = 8,
+    ['I'] = 9,  ['J'] = 10, ['K'] = 11, ['L'] = 12, ['M'] = 13, ['N'] = 14, ['O'] = 15, ['P'] = 16,
+    ['Q'] = 17, ['R'] = 18, ['S'] = 19, ['T'] = 20, ['U'] = 21, ['V'] = 22, ['W'] = 23, ['X'] = 24,
+    ['Y'] = 25, ['Z'] = 26, ['a'] = 27, ['b'] = 28, ['c'] = 29, ['d'] = 30, ['e'] = 31, ['f'] = 32,
+    ['g'] = 33, ['h'] = 34, ['i'] = 35, ['j'] = 36, ['k'] = 37, ['l'] = 38, ['m'] = 39, ['n'] = 40,
+    ['o'] = 41, ['p'] = 42, ['q'] = 43, ['r'] = 44, ['s'] = 45, ['t'] = 46, ['u'] = 47, ['v'] = 48,
+    ['w'] = 49, ['x'] = 50, ['y'] = 51, ['z'] = 52, ['0'] = 53, ['1'] = 54, ['2'] = 55, ['3'] = 56,
+    ['4'] = 57, ['5'] = 58, ['6'] = 59, ['7'] = 60, ['8'] = 61, ['9'] = 62, ['+'] = 63, ['/'] = 64};
 
 // Appends what the n digits in front of the padding stand for, n % 4 != 1.
 static lv_status decode_digits(const char *text, size_t n, lv_buffer *out) {
@@ -115,11 +113,11 @@ static lv_status decode_digits(const char *text, size_t n, lv_buffer *out) {
         uint32_t bits = 0;
         size_t n_digits = n - i < 4 ? n - i : 4;
         for (size_t j = 0; j < 4; j++) {
-            int digit = j < n_digits ? base64_digit((unsigned char)text[i + j]) : 0;
-            if (digit < 0) {
+            uint8_t value = j < n_digits ? base64_values[(unsigned char)text[i + j]] : 1;
+            if (value == 0) {
                 return lv_fail(LV_EFORMAT, "data: URI: not valid base64");
             }
-            bits = bits << 6 | (uint32_t)digit;
+            bits = bits << 6 | (value - 1u);
         }
         size_t n_bytes = n_digits - 1;
         if (bits & ((1u << (24 - 8 * n_bytes)) - 1)) {
@@ -136,17 +134,17 @@ static lv_status decode_digits(const char *text, size_t n, lv_buffer *out) {
     return lv_buffer_append(out, chunk, n_chunk);
 }
 
-lv_status data_uri_decode(const char *uri, size_t max_bytes, lv_buffer *out) {
+lv_status data_uri_decode(const char *uri, size_t n_bytes, size_t max_bytes, lv_buffer *out) {
     static const char mark[] = ";base64";
-    const char *comma = strchr(uri, ',');
+    const char *comma = memchr(uri, ',', n_bytes);
     size_t n_mark = sizeof mark - 1;
     *out = (lv_buffer){.max_bytes = max_bytes};
-    if (strncasecmp(uri, "data:", 5) != 0 || !comma || (size_t)(comma - uri) < 5 + n_mark ||
+    if (!comma || (size_t)(comma - uri) < 5 + n_mark || strncasecmp(uri, "data:", 5) != 0 ||
         strncasecmp(comma - n_mark, mark, n_mark) != 0) {
         return lv_fail(LV_EFORMAT, "data: URI: expected data:image/...;base64,...");
     }
     const char *text = comma + 1;
-    size_t n = strlen(text), n_padding = 0;
+    size_t n = n_bytes - (size_t)(text - uri), n_padding = 0;
     while (n_padding < 2 && n_padding < n && text[n - 1 - n_padding] == '=') {
         n_padding++;
     }

@@ -17,8 +17,9 @@ bool guard_is_public(const struct sockaddr *address);
 // lv_fetch_options.allow_address.
 bool guard_allows(void *user, const struct sockaddr *address);
 
-// The bytes of "data:TYPE;base64,DATA". Only padded base64 of the standard alphabet is taken,
-// without white space (RFC 4648, section 4). LV_EFORMAT; LV_ELIMIT beyond max_bytes.
-lv_status data_uri_decode(const char *uri, size_t max_bytes, lv_buffer *out) LV_MUST_CHECK;
+// The bytes of "data:TYPE;base64,DATA" in uri[n_bytes]. Only padded base64 of the standard alphabet
+// is taken, without white space (RFC 4648, section 4). LV_EFORMAT; LV_ELIMIT beyond max_bytes.
+lv_status data_uri_decode(const char *uri, size_t n_bytes, size_t max_bytes,
+                          lv_buffer *out) LV_MUST_CHECK;
 
 #endif

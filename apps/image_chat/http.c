@@ -181,19 +181,28 @@ static bool has_few_values(const char *text, size_t n_bytes) {
     return n <= MAX_JSON_VALUES || n_bytes <= MAX_JSON_VALUES;
 }
 
-json_t *exchange_json(exchange *x) {
+json_t *exchange_json(exchange *x, lift *uris) {
     json_t *root = NULL;
+    out_text rest = OUT_TEXT(x->server->options->max_body_bytes + MAX_JSON_VALUES);
     const char *text = (const char *)x->body.buffer.data;
     size_t n = x->body.buffer.n_bytes;
     lv_status status = text && n > 0 ? LV_OK : lv_fail(LV_EFORMAT, "the body is empty");
+    if (status == LV_OK && uris) {
+        lift_uris(text, n, uris, &rest);
+        text = (const char *)rest.buffer.data;
+        n = rest.buffer.n_bytes;
+        status = rest.failed ? lv_fail(LV_ENOMEM, "out of memory") : LV_OK;
+    }
     if (status == LV_OK && !has_few_values(text, n)) {
         status = lv_fail(LV_ELIMIT, "the body: JSON of more than %d values", MAX_JSON_VALUES);
     }
     if (status == LV_OK) {
         status = lv_json_parse(text, n, "the body", &root);
     }
-    out_free(&x->body); // what it costs stays reserved until the answer
-    if (status != LV_OK) {
+    out_free(&rest);
+    if (status == LV_ENOMEM) {
+        fail_with(&x->error, 503, "out_of_memory", NULL, "The server is out of memory.");
+    } else if (status != LV_OK) {
         fail_with(&x->error, 400, "invalid_json", NULL, "%s", lv_error());
     }
     return root;

@@ -98,7 +98,7 @@ void handle_tokenize(exchange *x) {
     tokenize_request request = {0};
     int32_t *ids = NULL;
     int n = 0;
-    json_t *root = exchange_json(x);
+    json_t *root = exchange_json(x, NULL);
     if (!root || !fields_read(root, "", tokenize_fields, 3, &request, &x->error)) {
         goto done;
     }
@@ -145,9 +145,11 @@ void handle_page(exchange *x) {
 
 void handle_chat(exchange *x) {
     chat_request request = {0};
-    json_t *root = exchange_json(x);
-    bool ok = root && chat_request_read(x->server, root, &request, &x->error);
+    lift uris;
+    json_t *root = exchange_json(x, &uris);
+    bool ok = root && chat_request_read(x->server, root, &uris, &request, &x->error);
     json_decref(root);
+    out_free(&x->body); // what it costs stays reserved until the answer
     if (ok) {
         x->job = job_create(x->server, x->id, &request);
         if (!x->job) {

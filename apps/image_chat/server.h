@@ -15,6 +15,7 @@
 #include <time.h>
 
 #include "apps/image_chat/errors.h"
+#include "apps/image_chat/lift.h"
 #include "apps/image_chat/options.h"
 #include "apps/image_chat/pages.h"
 
@@ -98,12 +99,12 @@ struct exchange {
 void route_find(exchange *x);
 const char *route_name(const exchange *x); // for the numbers: one of a fixed few
 
+// The request's body as a JSON object, which the caller frees; NULL after filling x->error. With
+// `uris` (may be NULL) its long data: URIs are there, and live as long as x->body.
+struct json_t *exchange_json(exchange *x, lift *uris);
+
 // Where a handler sets neither x->error nor x->job nor x->static_data, x->reply is the response's
 // body: JSON of status 200, unless x->status and x->type say otherwise.
-// The request's body as a JSON object, which the caller frees; NULL after filling x->error. The
-// text of the body is freed.
-struct json_t *exchange_json(exchange *x);
-
 void handle_chat(exchange *x);
 void handle_models(exchange *x);
 void handle_model(exchange *x);

@@ -2,6 +2,7 @@
 #include <arpa/inet.h>
 
 #include "apps/image_chat/guard.h"
+#include "apps/image_chat/lift.h"
 #include "tests/check.h"
 
 static bool is_public(const char *text) {
@@ -83,7 +84,7 @@ static void test_addresses(void) {
 
 static void check_uri(const char *uri, const char *want) {
     lv_buffer out = {0};
-    CHECK_OK(data_uri_decode(uri, 100, &out));
+    CHECK_OK(data_uri_decode(uri, strlen(uri), 100, &out));
     CHECK(out.n_bytes == strlen(want) && memcmp(out.data, want, out.n_bytes) == 0, "%s", uri);
     lv_buffer_free(&out);
 }
@@ -115,7 +116,7 @@ static void test_data_uris(void) {
                                       "http://x/;base64,AAAA"};
     lv_buffer out = {0};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
-        CHECK_STATUS(data_uri_decode(bad[i], 100, &out), LV_EFORMAT);
+        CHECK_STATUS(data_uri_decode(bad[i], strlen(bad[i]), 100, &out), LV_EFORMAT);
         CHECK(!out.data, "%s", bad[i]);
     }
     check_uri("data:;base64,aA==", "h");
@@ -124,8 +125,8 @@ static void test_data_uris(void) {
     check_uri("data:image/png;base64,fn5+Pz8/", "~~~???");
     char long_one[200] = "data:;base64,";
     memset(long_one + 13, 'A', 136);
-    CHECK_STATUS(data_uri_decode(long_one, 101, &out), LV_ELIMIT);
-    CHECK_OK(data_uri_decode(long_one, 102, &out));
+    CHECK_STATUS(data_uri_decode(long_one, strlen(long_one), 101, &out), LV_ELIMIT);
+    CHECK_OK(data_uri_decode(long_one, strlen(long_one), 102, &out));
     CHECK(out.n_bytes == 102, "%zu", out.n_bytes);
     lv_buffer_free(&out);
 }
@@ -148,14 +149,78 @@ static void test_long_uri(void) {
             *to++ = i + j <= N ? digits[bits >> (18 - 6 * j) & 63] : '=';
         }
     }
-    CHECK_OK(data_uri_decode(uri, N, &out));
+    CHECK_OK(data_uri_decode(uri, strlen(uri), N, &out));
     CHECK(out.n_bytes == N && memcmp(out.data, data, N) == 0, "%zu bytes", out.n_bytes);
     lv_buffer_free(&out);
+}
+
+// Lifts the text's URIs; what is left must be `want`.
+static void check_lift(const char *text, const char *want, int n_wanted) {
+    static lift found;
+    out_text out = OUT_TEXT(1 << 20);
+    lift_uris(text, strlen(text), &found, &out);
+    CHECK(found.n == n_wanted && !out.failed && strcmp((char *)out.buffer.data, want) == 0,
+          "%d: %.200s", found.n, (char *)out.buffer.data);
+    out_free(&out);
+}
+
+static void test_lift(void) {
+    enum { N = MIN_LIFTED_BYTES };
+    static char uri[N + 1], text[4 * N], same[4 * N];
+    static lift found;
+    memset(uri, 'A', N);
+    memcpy(uri, "data:;base64,", 13);
+    snprintf(text, sizeof text, "{\"url\":\"%s\",\"x\" : [{\"url\" :\n \"%s\"}]}", uri, uri);
+    check_lift(text,
+               "{\"url\":\"data:\x7f"
+               "0\",\"x\" : [{\"url\" :\n \"data:\x7f"
+               "1\"}]}",
+               2);
+    // Not under that key, too short, with an escape, not ended, in another string.
+    static const char *const kept[] = {"{\"text\":\"%s\"}",
+                                       "[\"%s\"]",
+                                       "{\"curl\":\"%s\"}",
+                                       "{\"x\\\"url\":\"%s\"}",
+                                       "{\"url\"::\"%s\"}",
+                                       "{\"url\":\"%s",
+                                       "{\"url\":\"%s\\\"}",
+                                       "{\"url\":\"%s\\n\"}",
+                                       "{\"url\":\"x%s\"}",
+                                       "\"\\\"url\\\":\\\"%s\\\"\"",
+                                       "%s",
+                                       "\"url\":\"%s\""};
+    for (size_t i = 0; i < sizeof kept / sizeof *kept; i++) {
+        snprintf(text, sizeof text, kept[i], uri);
+        check_lift(text, text, 0);
+    }
+    uri[N - 1] = 0;
+    snprintf(text, sizeof text, "{\"url\":\"%s\"}", uri);
+    check_lift(text, text, 0);
+    uri[N - 1] = 'A';
+    snprintf(same, sizeof same, "{\"url\":\"%s\"}", uri);
+    out_text out = OUT_TEXT(1 << 20);
+    lift_uris(same, strlen(same), &found, &out);
+    lifted item = lift_find(&found, "data:\x7f"
+                                    "0");
+    CHECK(item.n_bytes == N && memcmp(item.uri, uri, N) == 0, "%zu bytes", item.n_bytes);
+    static const char *const forged[] = {"data:\x7f"
+                                         "1",
+                                         "data:\x7f"
+                                         "-1",
+                                         "data:\x7f"
+                                         "99999999999999",
+                                         "data:,x"};
+    for (size_t i = 0; i < sizeof forged / sizeof *forged; i++) {
+        item = lift_find(&found, forged[i]);
+        CHECK(item.uri == forged[i] && item.n_bytes == strlen(forged[i]), "%zu", i);
+    }
+    out_free(&out);
 }
 
 int main(void) {
     test_addresses();
     test_data_uris();
     test_long_uri();
+    test_lift();
     return check_done();
 }
