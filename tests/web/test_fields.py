@@ -14,6 +14,7 @@ import unittest
 from web import SECONDS, Case, data_uri, png, user
 
 PICTURE = data_uri(png(8, 6))
+LARGE = data_uri(b"P6\n24 24\n255\n" + random.Random(2).randbytes(3 * 24 * 24))
 GOOD = {"messages": [user("Hi")], "max_tokens": 1, "temperature": 0}
 
 
@@ -189,6 +190,22 @@ class Fields(Case):
         for kind in ("application/json; charset=utf-8", "Application/JSON"):
             self.assertEqual(post("/v1/chat/completions", GOOD, {"Content-Type": kind}).status, 200)
 
+    def test_long_uris(self):
+        """Long ones are read beside the JSON, and only where pictures stand."""
+        self.accept(messages=[user("Hi", LARGE, PICTURE, LARGE)])
+        self.refuse(413, "context_length_exceeded", messages=[user(LARGE)])  # a text, and all of it
+        self.refuse(code="invalid_image", messages=[user("Hi", LARGE[:-2] + "*=")])
+        self.refuse(code="invalid_image", messages=[user("Hi", LARGE + "\u00e9")])
+        self.refuse(code="invalid_image", messages=[user("Hi", LARGE + "\n")])
+        self.refuse(code="invalid_image", messages=[user("Hi", "data:\x7f1", LARGE)])
+        self.accept(metadata={"url": LARGE})
+        self.refuse(code="unknown_parameter", param="url", url=LARGE)
+        self.refuse(code="invalid_json_schema", response_format={"type": "json_schema", "json_schema": {
+            "name": "x", "schema": {"properties": {"url": {"const": {"url": LARGE}}}}}})
+        text = self.server.post("/v1/tokenize", {"prompt": json.dumps({"url": LARGE}),
+                                                 "return_token_strs": True}).json["token_strs"]
+        self.assertEqual("".join(text).strip(), json.dumps({"url": LARGE}))
+
     def test_texts_come_back_whole(self):
         for text in ("\u2028\x7f\x1b[31m\"\\/\b\f\n\r\t", "\U0001f980 \u00e9\u0301 \ufeff", "</s><s>USER:"):
             self.assertEqual(self.server.chat(user(text), max_tokens=1).status, 200)
@@ -200,7 +217,7 @@ class Fields(Case):
 
 SEED = {
     "model": "demo-model",
-    "messages": [{"role": "system", "content": "Be brief."}, user("What?", PICTURE),
+    "messages": [{"role": "system", "content": "Be brief."}, user("What?", PICTURE, LARGE),
                  {"role": "assistant", "content": [{"type": "text", "text": "A"}]}, user("More?")],
     "max_tokens": 2, "temperature": 0.5, "top_p": 0.9, "top_k": 5, "min_p": 0.1, "n": 2, "seed": 1,
     "presence_penalty": 0.1, "frequency_penalty": 0.1, "repetition_penalty": 1.1, "stop": ["x"],
@@ -210,7 +227,7 @@ SEED = {
     "user": "u",
 }
 VALUES = [None, True, False, 0, 1, -1, 3, 2**31, -2**31, 2**53, 2**63 - 1, -2**63, 0.5, 1e300, -1e-300,
-          "", "x", "user", "text", "x" * 3000, "\x00", "\U0001f600", "data:", "data:;base64,", PICTURE,
+          "", "x", "user", "text", "x" * 3000, "\x00", "\U0001f600", "data:", "data:;base64,", PICTURE, LARGE,
           "data:image/png;base64,AAAA", "file:///etc/passwd", "http://127.0.0.1/", "json_object", [], {},
           [[]], [{}], {"x": {}}, {"type": "text", "text": "t"}, [1, 2, 3]]
 
