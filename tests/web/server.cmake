@@ -6,4 +6,5 @@ if(Python3_FOUND)
     set_tests_properties(web_${part} PROPERTIES LABELS web TIMEOUT 900 SKIP_RETURN_CODE 77 ENVIRONMENT
       "IMAGE_CHAT=$<TARGET_FILE:image-chat>;DESCRIBE=$<TARGET_FILE:describe>;LV_SOURCE=${PROJECT_SOURCE_DIR};LV_BUILD=${CMAKE_BINARY_DIR};LV_SANITIZE=${LV_SANITIZE}")
   endforeach()
+  set_tests_properties(web_load PROPERTIES RUN_SERIAL ON)
 endif()
