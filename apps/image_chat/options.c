@@ -54,7 +54,7 @@ static const option_spec specs[] = {
      "tokens a conversation may hold (default: as trained)"},
     {NULL, 0, "rope-scaling", "TYPE[:FACTOR]", ROPE, AT(rope), 0, 0,
      "beyond the trained length: dynamic, linear or yarn (yarn:4)"},
-    {NULL, 0, "max-batch", "N", INTEGER, AT(engine.max_sequences), 1, 256,
+    {NULL, 0, "max-batch-size", "N", INTEGER, AT(engine.max_sequences), 1, 256,
      "requests answered at once (default: 64 on a GPU, 16 on the CPU)"},
     {NULL, 0, "quant-policy", "0|8", QUANT_POLICY, AT(engine.kv_dtype), 0, 0,
      "8 keeps keys and values in int8, in less memory (default 0)"},

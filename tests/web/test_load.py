@@ -63,7 +63,7 @@ class Vanished(Case):
             connection.close()
 
     def test_in_the_queue(self):
-        server = self.start("--max-batch", "1")
+        server = self.start("--max-batch-size", "1")
         first = server.send_chat(user("Tell me all."), seed=1, **LONG)
         read_until(first, b'"content":"')
         waiting = [server.send_chat(user("Hi"), stream=i % 2 == 0) for i in range(6)]
@@ -89,7 +89,7 @@ class Vanished(Case):
 
 
 class Pings(Case):
-    args = ("--max-batch", "1", "--ping-interval", "1")
+    args = ("--max-batch-size", "1", "--ping-interval", "1")
 
     def test_a_waiting_stream_is_kept_alive(self):
         """Its head comes with the first ping; what fails later is told in the stream."""
@@ -191,7 +191,7 @@ class Soak(unittest.TestCase):
         def ask(i):
             kind = i % 6
             shade = i // 24 if i % 24 < 2 else i % 10  # most pictures have been seen before
-            picture = data_uri(png(20 + shade, 300 - shade, (shade % 256, 7, 7)))
+            picture = data_uri(png(20 + shade % 250, 300 - shade % 250, (shade % 256, shade // 256, 7)))
             if kind == 0:
                 return server.chat(user("What?", picture), max_tokens=4).status
             if kind == 1:
@@ -243,7 +243,7 @@ class End(unittest.TestCase):
 
     def test_sigterm_deadline(self):
         """What does not end in time is told so."""
-        server = Server("--drain-timeout", "0", "--max-batch", "2")
+        server = Server("--drain-timeout", "0", "--max-batch-size", "2")
         streams = self.load(server, 4)
         wholes = self.load(server, 4, stream=False)
         read_until(streams[0], b'"content":"')

@@ -427,7 +427,7 @@ class Slow(Case):
 
 
 class Flood(Case):
-    args = ("--max-batch", "1", "--max-queue", "2", "--max-body-bytes", "64K", "--max-requests", "8")
+    args = ("--max-batch-size", "1", "--max-queue", "2", "--max-body-bytes", "64K", "--max-requests", "8")
 
     def test_queue_full(self):
         slow = [self.server.send_chat(user("Hi"), max_tokens=1500, seed=i, temperature=2, stream=True)

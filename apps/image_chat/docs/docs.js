@@ -181,6 +181,7 @@ async function load() {
   const about = document.getElementById("about");
   const response = await fetch("/openapi.json", { headers: headers() });
   if (!response.ok) {
+    await response.text(); // or its connection stays taken
     about.textContent = response.status === 401 ? "This server wants an API key: enter it, then press Enter."
       : `The description cannot be read: ${response.status} ${response.statusText}`;
     return;
@@ -199,5 +200,8 @@ async function load() {
         schemaTable(schema)))));
 }
 
-key.onchange = load;
+document.getElementById("access").onsubmit = (event) => {
+  event.preventDefault();
+  load();
+};
 load();
