@@ -43,11 +43,12 @@ static void stage(const char *name, double ms, int n_tokens) {
     fputc('\n', stderr);
 }
 
-void report_answer(const char *label, lv_picture *const *pictures, int n, const lv_answer *answer) {
+void report_answer(const char *label, const lv_picture_info *infos, int n,
+                   const lv_answer *answer) {
     double load_ms = 0, preprocess_ms = 0;
     fprintf(stderr, "%s\n", label);
     for (int i = 0; i < n; i++) {
-        lv_picture_info info = lv_picture_describe(pictures[i]);
+        const lv_picture_info info = infos[i];
         load_ms += info.load_ms;
         preprocess_ms += info.preprocess_ms;
         fprintf(stderr, "  picture      %d x %d, %d tile%s of %d x %d, %d tokens\n", info.width,
@@ -86,12 +87,12 @@ static json_t *image_json(const describe_input *input, const lv_picture_info *in
                      info->tile_size, "tokens", info->n_tokens);
 }
 
-char *answer_json(const describe_input *inputs, lv_picture *const *pictures, int n,
+char *answer_json(const describe_input *inputs, const lv_picture_info *infos, int n,
                   const lv_answer *answer) {
     double load_ms = 0, preprocess_ms = 0;
     json_t *images = json_array();
     for (int i = 0; i < n; i++) {
-        lv_picture_info info = lv_picture_describe(pictures[i]);
+        const lv_picture_info info = infos[i];
         load_ms += info.load_ms;
         preprocess_ms += info.preprocess_ms;
         json_array_append_new(images, image_json(&inputs[i], &info));
