@@ -33,8 +33,14 @@ static bool put_header(answer_header *header) {
     return ok;
 }
 
-bool answer_on_text(void *user, const char *text) {
-    return (!*text || (put_header(user) && put_text(text))) && !interrupted();
+bool answer_on_text(void *user, const lv_piece *piece) {
+    return (!*piece->text || (put_header(user) && put_text(piece->text))) && !interrupted();
+}
+
+static bool goes_on(void *user, const lv_piece *piece) {
+    (void)user;
+    (void)piece;
+    return !interrupted();
 }
 
 bool answer_put(const describe_app *app, const describe_input *inputs, lv_picture *const *pictures,
@@ -57,19 +63,30 @@ bool answer_put(const describe_app *app, const describe_input *inputs, lv_pictur
     return ok;
 }
 
-lv_status answer_ask(describe_app *app, lv_picture *const *pictures, int n,
-                     lv_text_callback on_text, void *user, lv_answer *out) {
-    const describe_options *options = app->options;
+// The options' question about n pictures: messages [2]. Returns how many.
+static int question(const describe_options *options, lv_picture *const *pictures, int n,
+                    lv_message *messages) {
     const char *prompt = options->prompt ? options->prompt
                          : n > 1         ? "Describe these images."
                                          : "Describe this image.";
-    lv_message messages[2], *last = messages;
+    lv_message *last = messages;
     if (options->system) {
         *last++ = (lv_message){.role = "system", .text = options->system};
     }
     *last++ = (lv_message){.role = "user", .text = prompt, .pictures = pictures, .n_pictures = n};
-    return lv_session_answer(app->session, messages, (int)(last - messages), &options->params,
-                             on_text, user, out);
+    return (int)(last - messages);
+}
+
+lv_status answer_submit(describe_app *app, lv_picture *picture, lv_text_callback on_text,
+                        lv_done_callback on_done, void *user, uint64_t *out_id) {
+    lv_message messages[2];
+    const lv_request request = {.messages = messages,
+                                .n_messages = question(app->options, &picture, 1, messages),
+                                .params = app->options->params,
+                                .on_text = on_text ? on_text : goes_on,
+                                .on_done = on_done,
+                                .user = user};
+    return lv_engine_submit(app->engine, &request, out_id);
 }
 
 static int ask(describe_app *app, const describe_input *inputs, lv_picture *const *pictures, int n,
@@ -78,8 +95,10 @@ static int ask(describe_app *app, const describe_input *inputs, lv_picture *cons
     answer_header header = {.inputs = inputs, .n = with_header ? n : 0};
     progress("%s: looking", inputs->label);
     lv_answer answer = {0};
-    lv_status status =
-        answer_ask(app, pictures, n, streams ? answer_on_text : NULL, &header, &answer);
+    lv_message messages[2];
+    const int n_messages = question(app->options, pictures, n, messages);
+    lv_status status = lv_engine_answer(app->engine, messages, n_messages, &app->options->params,
+                                        streams ? answer_on_text : NULL, &header, &answer);
     progress_end();
     int result = EXIT_DONE;
     if (status != LV_OK) {

@@ -49,6 +49,7 @@ typedef struct describe_options {
     bool has_rope;
     lv_rope_config rope;
     lv_model_options model;
+    lv_engine_options engine;
     lv_grammar *grammar; // of --json-schema; params borrows it
     lv_params params;
 } describe_options;
@@ -122,7 +123,8 @@ typedef struct describe_app {
     const describe_options *options;
     lv_model *model;
     lv_model_info info;
-    lv_session *session;
+    lv_engine *engine;
+    int n_sequences; // that the engine answers at once
 } describe_app;
 
 // Loads one picture with its label in the progress line; NULL after complaining.
@@ -135,11 +137,11 @@ typedef struct answer_header {
 } answer_header;
 
 // lv_text_callback that streams to standard output; `user` is an answer_header or NULL.
-bool answer_on_text(void *user, const char *text);
+bool answer_on_text(void *user, const lv_piece *piece);
 
-// Asks the options' question about n pictures; `on_text` as in lv_session_answer.
-lv_status answer_ask(describe_app *app, lv_picture *const *pictures, int n,
-                     lv_text_callback on_text, void *user, lv_answer *out) LV_MUST_CHECK;
+// Submits the options' question about one picture.
+lv_status answer_submit(describe_app *app, lv_picture *picture, lv_text_callback on_text,
+                        lv_done_callback on_done, void *user, uint64_t *out_id) LV_MUST_CHECK;
 // The answer on standard output, whole where it was not streamed, and what is to say about it on
 // standard error. False where standard output takes no more.
 bool answer_put(const describe_app *app, const describe_input *inputs, lv_picture *const *pictures,

@@ -1,4 +1,4 @@
-// describe's way through many pictures: which -> decoded ahead -> captioned -> recorded.
+// describe's way through many pictures: which -> captioned -> recorded.
 #ifndef LV_DESCRIBE_FOLDERS_H
 #define LV_DESCRIBE_FOLDERS_H
 
@@ -32,17 +32,6 @@ bool shard_parse(const char *text, lv_shard *out);
 lv_shard shard_of_ranks(void);
 // captions.jsonl -> captions.2-of-3.jsonl; a copy of the name where there is one part only.
 char *shard_path(const char *path, lv_shard shard);
-
-// --- pictures decoded ahead of the model by worker threads (ahead.c)
-
-typedef struct ahead ahead;
-
-// Borrows model and inputs. NULL where no thread can be started.
-ahead *ahead_start(const lv_model *model, const describe_input *inputs, int n, int n_threads);
-// The next picture in order, waited for. *out_picture is NULL where *out_reason says why; both are
-// the caller's. False after the last, or on an interrupt.
-bool ahead_next(ahead *a, lv_picture **out_picture, char **out_reason);
-void ahead_free(ahead *a); // waits for pictures that are being read
 
 // --- a file of captions that only grows by whole records (table.c)
 

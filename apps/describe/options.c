@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <math.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,6 +16,8 @@ typedef enum option_kind {
     TEXTS,
     INTEGER,
     NUMBER,
+    SHARE,
+    BYTES,
     SEED,
     ROPE,
     QUANT_POLICY,
@@ -98,8 +101,14 @@ static const option_spec specs[] = {
      "tokens a conversation may hold (default: as trained)"},
     {NULL, 0, "rope-scaling", "TYPE[:FACTOR]", ROPE, AT(rope), 0, 0,
      "beyond the trained length: dynamic, linear or yarn (yarn:4)"},
-    {NULL, 0, "quant-policy", "0|8", QUANT_POLICY, AT(model.kv_dtype), 0, 0,
+    {NULL, 0, "quant-policy", "0|8", QUANT_POLICY, AT(engine.kv_dtype), 0, 0,
      "8 keeps the conversation in int8, in less memory (default 0)"},
+    {NULL, 0, "cache-max-entry-count", "F", SHARE, AT(engine.cache_max_entry_count), 0.001, 0.99,
+     "share of the free memory for keys and values (default 0.8, CPU 0.2)"},
+    {NULL, 0, "kv-memory", "BYTES", BYTES, AT(engine.kv_bytes), 0, 0,
+     "memory for keys and values instead; K, M and G are understood"},
+    {NULL, 0, "max-batch-size", "N", INTEGER, AT(engine.max_sequences), 1, 256,
+     "pictures described at once (default 64, CPU 16)"},
     {NULL, 0, "quantize-weights", NULL, FLAG, AT(model.int4_weights), 0, 0,
      "round the decoder's weights to int4 while loading"},
     {NULL, 0, "int8-head", NULL, FLAG, AT(model.int8_head), 0, 0,
@@ -237,6 +246,23 @@ static bool parse_seed(const option_spec *spec, const char *text, uint64_t *out)
     return true;
 }
 
+// "500M", "8G", "1073741824".
+static bool parse_bytes(const option_spec *spec, const char *text, size_t *out) {
+    static const char units[] = "KMG";
+    char *end = NULL;
+    errno = 0;
+    unsigned long long value = strtoull(text, &end, 10);
+    const char *unit = *end ? strchr(units, *end) : NULL;
+    const int shift = unit ? 10 * (int)(unit - units + 1) : 0;
+    if (!(*text >= '0' && *text <= '9') || errno || (*end && (!unit || end[1])) || value == 0 ||
+        value > SIZE_MAX >> 1 >> shift) {
+        complain(NULL, "--%s %s: expected a number of bytes, such as 500M or 8G", spec->name, text);
+        return false;
+    }
+    *out = (size_t)value << shift;
+    return true;
+}
+
 // "dynamic", "linear:2", "yarn:4": what is not given is left 0, which means as the model or the
 // session's length says.
 static bool parse_rope(const option_spec *spec, const char *text, lv_rope_config *out) {
@@ -304,6 +330,10 @@ static bool store(const option_spec *spec, const char *text, describe_options *o
             return true;
         }
         return false;
+    case SHARE:
+        return parse_number(spec, text, field);
+    case BYTES:
+        return parse_bytes(spec, text, field);
     case SEED:
         return parse_seed(spec, text, field);
     case ROPE:
