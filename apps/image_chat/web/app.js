@@ -52,7 +52,7 @@ function paintServer() {
 function paint() {
   $("title").textContent = state.open?.title ?? "New conversation";
   document.title = state.open ? `${state.open.title} · image-chat` : "image-chat";
-  view.show(state.open);
+  view.show(state.open, composer.pictures());
   composer.paint();
   sidebar.paint();
 }
@@ -61,6 +61,7 @@ const failed = (error) => toast(error?.name === "QuotaExceededError"
   ? "The browser's storage is full: delete conversations with large pictures." : "This conversation could not be saved here.");
 
 async function save(conversation, added = [], dropped = []) {
+  if (conversation.gone) return; // deleted in the middle of an answer
   state.list = [conversation, ...state.list.filter((c) => c.id !== conversation.id)];
   state.list.sort((a, b) => b.updated - a.updated);
   // What is said of the wait is not part of the conversation.
@@ -247,15 +248,19 @@ function remember() {
   history.replaceState(null, "", state.open ? `#${state.open.id}` : location.pathname + location.search);
 }
 
+let opened = 0;
 async function open(id) {
+  const turn = ++opened;
   const running = state.runs.get(id)?.conversation;
   const conversation = running ?? await store.get(id).catch(() => null);
+  const shown = await store.pictures(id).catch(() => []);
+  if (turn !== opened) return; // another one was clicked since
   if (!conversation) return start();
   for (const message of conversation.messages) {
     // Left in the middle by a reload or a closed tab.
     if (message.status === "streaming" && !running) message.status = "stopped";
   }
-  for (const picture of await store.pictures(id)) state.album.set(picture.id, picture);
+  for (const picture of shown) state.album.set(picture.id, picture);
   state.open = conversation;
   letGo();
   remember();
@@ -275,6 +280,7 @@ function letGo() {
 }
 
 function start() {
+  opened++;
   state.open = null;
   letGo();
   remember();
@@ -293,7 +299,11 @@ async function rename(listed, title) {
 }
 
 async function remove({ id, title }) {
-  state.runs.get(id)?.controller.abort();
+  const run = state.runs.get(id);
+  if (run) {
+    run.conversation.gone = true;
+    run.controller.abort();
+  }
   const removed = await store.remove(id).catch(failed);
   if (!removed) return;
   state.list = state.list.filter((c) => c.id !== id);
@@ -369,7 +379,7 @@ async function begin() {
     h("span", {}, s.text)))));
   view.start({ album: state.album, edit, regenerate, way, settings: () => settings.openSettings(state.server),
     below: (message) => state.open.messages.length - state.open.messages.indexOf(message) - 1 });
-  composer.start({ send, stop, state: () => ({ running: state.runs.has(state.open?.id),
+  composer.start({ send, stop, changed: () => !state.open && view.show(null, composer.pictures()), state: () => ({ running: state.runs.has(state.open?.id),
     ready: state.server.state === "ready", placeholder: state.open ? "Ask on, or add a picture" : "Ask about a picture" }) });
   sidebar.start({ open, rename, remove, state: () => ({ list: state.list, open: state.open?.id, runs: state.runs }),
     exportOne: (conversation) => exportAll([conversation], "conversation") });
@@ -385,7 +395,7 @@ async function begin() {
   $("latest").addEventListener("click", () => view.toEnd(true));
   $("scroll").addEventListener("scroll", () => { $("latest").hidden = view.atEnd() || !state.open; }, { passive: true });
   for (const dialog of document.querySelectorAll("dialog")) {
-    dialog.addEventListener("click", (event) => event.target === dialog && dialog.close());
+    dialog.addEventListener("click", ({ target }) => (target === dialog || "close" in target.dataset) && dialog.close());
   }
   addEventListener("keydown", keys);
   // The dock lies over the end of the conversation, which must be able to scroll out from under it.

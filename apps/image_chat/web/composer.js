@@ -13,8 +13,13 @@ export const pictures = () => tray;
 export const draft = () => ({ text: field.value, pictures: tray });
 export function setDraft({ text, pictures: held }) {
   field.value = text;
-  tray = held;
+  hold(held);
+}
+
+function hold(now) {
+  tray = now;
   paint();
+  hooks.changed();
 }
 
 function grow() {
@@ -24,17 +29,15 @@ function grow() {
 
 export async function add(files) {
   const { pictures: taken, refused } = await takeAll(files, MOST - tray.length);
-  tray = [...tray, ...taken];
+  hold([...tray, ...taken]);
   for (const sentence of refused) toast(sentence);
-  paint();
   if (taken.length) field.focus();
 }
 
 export function addLink(text) {
   const picture = byLink(text);
   if (!picture || tray.length >= MOST) return false;
-  tray = [...tray, picture];
-  paint();
+  hold([...tray, picture]);
   field.focus();
   return true;
 }
@@ -55,8 +58,7 @@ function move(from_, to) {
   if (to < 0 || to >= tray.length || from_ === to) return;
   const moved = [...tray];
   moved.splice(to, 0, ...moved.splice(from_, 1));
-  tray = moved;
-  paint();
+  hold(moved);
 }
 
 function thumb(picture, i) {
@@ -80,8 +82,7 @@ function thumb(picture, i) {
       move(Number(at), i);
     } },
   view, iconButton("close", `Remove picture ${i + 1}`, () => {
-    tray = tray.filter((p) => p !== picture);
-    paint();
+    hold(tray.filter((p) => p !== picture));
     after(Math.min(i, tray.length - 1), "remove");
   }, { "data-action": "remove" }),
   tray.length > 1 ? h("span.order", {},
@@ -154,7 +155,7 @@ function drops() {
   });
 }
 
-// hooks: state() -> {running, ready, placeholder}, send(text), stop()
+// hooks: state() -> {running, ready, placeholder}, send(text), stop(), changed() after another picture
 export function start(given) {
   hooks = given;
   $("composer").addEventListener("submit", (event) => {

@@ -45,7 +45,7 @@ const PATHS = {
   send: "M12 19V5M5.5 11.5L12 5l6.5 6.5",
   sidebar: "M4 5h16v14H4zM9.5 5v14",
   sliders: "M4 8h9M17 8h3M4 16h3M11 16h9M15 6v4M9 14v4",
-  stop: ".M7 7h10v10H7z",
+  stop: ".M7.5 6h9A1.5 1.5 0 0 1 18 7.5v9a1.5 1.5 0 0 1-1.5 1.5h-9A1.5 1.5 0 0 1 6 16.5v-9A1.5 1.5 0 0 1 7.5 6z",
   system: "M12 4a8 8 0 1 0 0 16 8 8 0 0 0 0-16zM12 4v16M15 6v12M18 9v6",
   trash: "M5 7h14M10 7V4h4v3M7 7l1 13h8l1-13M10.5 11v5M13.5 11v5",
   upload: "M12 16V5M7 9.5l5-5 5 5M5 20h14",

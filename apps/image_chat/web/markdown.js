@@ -1,8 +1,14 @@
-// A model's answer is text from a stranger: marked makes HTML of it, DOMPurify lets through what is
-// listed below and gives elements, never a string that this page would have to insert.
+// A model's answer is text from a stranger. marked makes HTML of its markdown and shows HTML in it as text;
+// DOMPurify lets through what is listed below and gives elements, never a string that this page would have to insert.
 import { marked } from "./vendor/marked.js";
 import DOMPurify from "./vendor/purify.js";
 import { h, icon } from "./dom.js";
+
+const escape = (text) => text.replace(/[&<>"]/g, (c) => `&#${c.charCodeAt(0)};`);
+marked.use({ renderer: {
+  html: ({ text }) => (/^<br\s*\/?>\s*$/i.test(text) ? "<br>" : escape(text)),
+  image: ({ text }) => escape(text), // nothing is fetched for an answer
+} });
 
 const ALLOWED = {
   ALLOWED_TAGS: ["p", "br", "hr", "h1", "h2", "h3", "h4", "h5", "h6", "ul", "ol", "li", "blockquote", "pre", "code",

@@ -138,7 +138,6 @@ export async function askCamera(fallback) {
       wrong.hidden = false;
     }
   };
-  $("camera-cancel").onclick = () => dialog.close();
   $("camera-flip").onclick = () => {
     facing = facing === "environment" ? "user" : "environment";
     start();

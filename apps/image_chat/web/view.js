@@ -160,20 +160,21 @@ function paint(message) {
   foot.replaceChildren(...notes, h("div.foot-line", {}, acts, message.info ? facts(message.info) : null));
 }
 
-// All of a conversation anew.
-export function show(conversation) {
+// All of a conversation anew; before the first question, the pictures that it will be about.
+export function show(conversation, waiting) {
   live.clear();
-  const box = $("scenes");
-  const empty = !conversation?.messages.length;
-  $("empty").hidden = !empty;
-  box.hidden = empty;
-  box.replaceChildren(...(empty ? [] : scenes(conversation.messages).map((messages) => {
-    const pictures = (messages[0].pictures ?? []).map((id) => hooks.album.get(id)).filter(Boolean);
+  const messages = conversation?.messages ?? [];
+  const parts = scenes(messages).map((turns) => {
+    const pictures = (turns[0].pictures ?? []).map((id) => hooks.album.get(id)).filter(Boolean);
     return h(pictures.length ? "section.scene" : "section.scene.bare", {}, pictures.length ? plate(pictures) : null,
-      h("div.turns", {}, messages.map((m) => (m.role === "user" ? asked(m) : answered(m)))));
-  })));
-  $("main").classList.toggle("pictured", Boolean(box.querySelector(".plate")));
-  for (const message of conversation?.messages ?? []) if (live.has(message.id)) paint(message);
+      h("div.turns", {}, turns.map((m) => (m.role === "user" ? asked(m) : answered(m)))));
+  });
+  if (!messages.length && waiting.length) parts.push(h("section.scene", { "aria-label": "Pictures to send" }, plate(waiting)));
+  $("empty").hidden = parts.length > 0;
+  $("scenes").hidden = parts.length === 0;
+  $("scenes").replaceChildren(...parts);
+  $("main").classList.toggle("pictured", Boolean($("scenes").querySelector(".plate")));
+  for (const message of messages) if (live.has(message.id)) paint(message);
 }
 
 // A message that is being written: drawn once a frame at most, said by sentence.
