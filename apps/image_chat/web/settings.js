@@ -2,7 +2,7 @@
 import { $, ask, h, setIcon } from "./dom.js";
 import { key } from "./api.js";
 
-// Bounds are the server's own; "log" slides over powers of two.
+// slide: where the slider ends, short of the number's own bound.
 const FIELDS = [
   { name: "temperature", label: "Temperature", min: 0, max: 2, step: 0.05, standard: 0.2,
     hint: "0 always takes the likeliest word; higher varies more." },
@@ -122,10 +122,9 @@ export async function openSettings(state) {
     forget.remove();
   } }, "Forget the API key");
   $("settings-body").replaceChildren(
-    h("section", {}, h("h3", {}, "Instructions"),
-      h("label", { for: "set-system" }, "System prompt"), text,
+    h("section", {}, h("label", { for: "set-system" }, "System prompt"), text,
       h("p.hint", { id: "set-system-hint" }, "Said to the model before every conversation.")),
-    h("section", {}, h("h3", {}, "Answers"), fields, reset),
+    h("section", {}, fields, reset),
     h("section", {}, h("h3", {}, "Appearance"), h("div.choices", { role: "radiogroup", "aria-label": "Theme" },
       THEMES.map(([name, label]) => h("label", {}, h("input", { type: "radio", name: "theme", value: name,
         checked: theme() === name, onchange: () => setTheme(name) }), h("span", {}, label))))),

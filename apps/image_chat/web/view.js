@@ -7,7 +7,7 @@ let hooks = {};
 const live = new Map(); // message id -> what of it changes while it is written
 
 export const start = (given) => {
-  hooks = given; // edit(message, text), regenerate(message), settings(), way(name, message), album: Map
+  hooks = given; // album: Map, edit(message, text), regenerate(message), below(message), way(name, message), settings()
 };
 
 // A user turn with pictures opens a scene; turns without go on in it.
@@ -156,7 +156,8 @@ function paint(message) {
     h("button.link", { type: "button", onclick: hooks.settings }, "Change it")));
   const acts = message.status === "error" ? null : h("div.acts", {},
     message.text ? copyButton("Copy the answer", () => message.text) : null,
-    iconButton("retry", "Answer again", () => hooks.regenerate(message)));
+    iconButton("retry", hooks.below(message) ? "Answer again, dropping what is below" : "Answer again",
+      () => hooks.regenerate(message)));
   foot.replaceChildren(...notes, h("div.foot-line", {}, acts, message.info ? facts(message.info) : null));
 }
 
