@@ -12,7 +12,7 @@ const TYPES = { ".html": "text/html; charset=utf-8", ".css": "text/css; charset=
   ".svg": "image/svg+xml", ".jpg": "image/jpeg", ".png": "image/png", ".md": "text/markdown; charset=utf-8" };
 const HEADERS = {
   "Content-Security-Policy": "default-src 'self'; img-src 'self' data: blob:; style-src 'self'; script-src 'self'; "
-    + "connect-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
+    + "connect-src 'self'; object-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
   "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer", "Cache-Control": "no-cache",
 };
 const STANDARD = { loading: false, key: "", fail: null, wait_ms: 30, word_ms: 4, text: null, ping: false, drop: false };
@@ -80,9 +80,9 @@ export function serve(port = 0) {
     }
     const length = words.length > last.max_tokens;
     send({ choices: [{ index: 0, delta: {}, finish_reason: length ? "length" : "stop" }] });
-    const images = pictures.map(() => ({ width: 640, height: 480, tiles: 1, tokens: 169 }));
+    const images = pictures.map(() => ({ width: 640, height: 480, tiles: 1, tile_size: 208, tokens: 169 }));
     send({ choices: [], usage: { prompt_tokens: 38 + 169 * images.length, completion_tokens: words.length,
-      total_tokens: 38 + 169 * images.length + words.length }, images,
+      total_tokens: 38 + 169 * images.length + words.length, prompt_tokens_details: { cached_tokens: 0 } }, images,
     timings: { queue_ms: 1.2, encode_ms: 41.5 * images.length, prefill_ms: 63.8, decode_ms: 7.4 * words.length, first_token_ms: 112.4 } });
     response.end("data: [DONE]\n\n");
   }

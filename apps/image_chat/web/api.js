@@ -11,7 +11,8 @@ export class ApiError extends Error {
 // In the tab only: closing it forgets the key.
 export const key = {
   get: () => sessionStorage.getItem("image-chat.key") ?? "",
-  set: (value) => (value ? sessionStorage.setItem("image-chat.key", value) : sessionStorage.removeItem("image-chat.key")),
+  set: (value) => sessionStorage.setItem("image-chat.key", value),
+  forget: () => sessionStorage.removeItem("image-chat.key"),
 };
 
 async function request(path, options = {}) {
@@ -49,6 +50,15 @@ export async function look() {
     return { state: error.status === 401 ? "locked" : "offline" };
   }
 }
+
+// What is kept of a last chunk's numbers.
+export const NUMBERS = {
+  usage: ["prompt_tokens", "completion_tokens", "total_tokens"],
+  timings: ["queue_ms", "encode_ms", "prefill_ms", "decode_ms", "first_token_ms"],
+  image: ["width", "height", "tiles", "tile_size", "tokens"],
+};
+const pick = (from, names) =>
+  from && Object.fromEntries(names.filter((n) => Number.isFinite(from[n])).map((n) => [n, from[n]]));
 
 // The events of a text/event-stream: yields {data} and {ping}. Lines may end anywhere in a chunk.
 async function* events(stream) {
@@ -104,7 +114,10 @@ export async function* chat(body, signal) {
         finished = true;
         yield { finish: choice.finish_reason };
       }
-      if (chunk.usage) yield { usage: chunk.usage, timings: chunk.timings ?? null, images: chunk.images ?? null };
+      if (chunk.usage) {
+        yield { usage: pick(chunk.usage, NUMBERS.usage), timings: pick(chunk.timings, NUMBERS.timings) ?? null,
+          images: chunk.images?.map((image) => pick(image, NUMBERS.image)) ?? null };
+      }
     }
   } catch (error) {
     if (error instanceof ApiError || error.name === "AbortError") throw error;
@@ -118,7 +131,8 @@ export function words(error) {
   const said = error instanceof ApiError ? error.message : String(error?.message ?? error);
   const of = (title, ways, detail = said) => ({ title, detail, ways });
   switch (error.status) {
-  case 0: return of("The server does not answer", ["retry"], "Is image-chat still running? What you asked is kept here.");
+  case 0: return of("The server does not answer", ["retry"],
+    "Is image-chat still running? What you asked is kept here.");
   case -1: return of("The answer broke off", ["retry"], said || "The connection was lost on the way.");
   case 400: return of("The server could not take this", ["edit", "retry"]);
   case 401: return of("The server wants an API key", ["key"], "It is the one that image-chat was started with.");

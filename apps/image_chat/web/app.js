@@ -1,5 +1,5 @@
 // The page's state, and everything that happens to it.
-import { $, bytes, h, icon, plural, toast } from "./dom.js";
+import { $, bytes, h, icon, plural, seconds, toast } from "./dom.js";
 import * as api from "./api.js";
 import * as composer from "./composer.js";
 import * as pictures from "./pictures.js";
@@ -27,8 +27,8 @@ const SAMPLES = [
 
 function paintServer() {
   const { state: now, model } = state.server;
-  const texts = { connecting: "Connecting", loading: "Loading the model", offline: "Not connected", locked: "Key wanted",
-    ready: model };
+  const texts = { connecting: "Connecting", loading: "Loading the model", offline: "Not connected",
+    locked: "Key wanted", ready: model };
   $("model").dataset.state = now;
   $("model-text").textContent = texts[now];
   $("model").title = now === "ready" ? model : "";
@@ -58,7 +58,8 @@ function paint() {
 }
 
 const failed = (error) => toast(error?.name === "QuotaExceededError"
-  ? "The browser's storage is full: delete conversations with large pictures." : "This conversation could not be saved here.");
+  ? "The browser's storage is full: delete conversations with large pictures."
+  : "This conversation could not be saved here.");
 
 async function save(conversation, added = [], dropped = []) {
   if (conversation.gone) return; // deleted in the middle of an answer
@@ -112,7 +113,8 @@ async function messages(conversation) {
 
 async function answer(conversation) {
   const body = { model: state.server.model, messages: await messages(conversation), ...settings.sampling() };
-  const message = { id: store.newId(), role: "assistant", text: "", status: "streaming", finish: null, info: null, error: null };
+  const message = { id: store.newId(), role: "assistant", text: "", status: "streaming",
+    finish: null, info: null, error: null };
   const run = { conversation, message, controller: new AbortController() };
   conversation.messages.push(message);
   conversation.updated = Date.now();
@@ -128,8 +130,8 @@ async function answer(conversation) {
     for await (const event of api.chat(body, run.controller.signal)) {
       if (event.text) message.text += event.text;
       if (event.finish) message.finish = event.finish;
-      if (event.usage) message.info = { model: state.server.model, usage: event.usage, timings: event.timings, images: event.images };
-      if (event.ping) message.waiting = `Still at it after ${plural(Math.round((Date.now() - began) / 1000), "second")}`;
+      if (event.usage) message.info = { model: state.server.model, ...event };
+      if (event.ping) message.waiting = `Still at it after ${seconds(Date.now() - began)}`;
       view.update(message);
       if (Date.now() - saved > 2000) {
         saved = Date.now();
@@ -175,8 +177,8 @@ async function send(text) {
   if (conversation && state.runs.has(conversation.id)) return;
   if (!conversation) {
     const now = Date.now();
-    conversation = { id: store.newId(), title: shorten(text) || "Conversation", titled: false, created: now, updated: now,
-      cover: await pictures.cover(held.find(pictures.shown)), messages: [] };
+    conversation = { id: store.newId(), title: shorten(text) || "Conversation", titled: false,
+      created: now, updated: now, cover: null, messages: [] };
     state.open = conversation;
   }
   conversation.cover ??= await pictures.cover(held.find(pictures.shown));
@@ -194,7 +196,8 @@ async function cut(conversation, message) {
   const at = conversation.messages.indexOf(message);
   const gone = conversation.messages.splice(at);
   const kept = new Set(conversation.messages.flatMap((m) => m.pictures ?? []));
-  const dropped = gone.slice(1).flatMap((m) => m.pictures ?? []).filter((id) => !kept.has(id) && !gone[0].pictures?.includes(id));
+  for (const id of message.pictures ?? []) kept.add(id); // it will be asked again
+  const dropped = gone.flatMap((m) => m.pictures ?? []).filter((id) => !kept.has(id));
   await save(conversation, [], dropped);
 }
 
@@ -343,7 +346,8 @@ async function importFile(file) {
   }
   sidebar.paint();
   const here = sets.length - fresh.length;
-  toast(`Imported ${plural(fresh.length, "conversation")}${here ? `; ${here} ${here === 1 ? "was" : "were"} here already` : ""}.`);
+  const already = here ? `; ${here} ${here === 1 ? "was" : "were"} here already` : "";
+  toast(`Imported ${plural(fresh.length, "conversation")}${already}.`);
 }
 
 // Starting.
@@ -374,13 +378,15 @@ function keys(event) {
 async function begin() {
   for (const button of document.querySelectorAll("[data-icon]")) button.prepend(icon(button.dataset.icon));
   $("host").textContent = location.host;
-  $("samples").replaceChildren(...SAMPLES.map((s) => h("li", {}, h("button", { type: "button", onclick: () => sample(s) },
-    h("img", { src: `samples/${s.file}`, alt: "", width: 280, height: 210, onerror: (event) => event.target.closest("li").remove() }),
-    h("span", {}, s.text)))));
+  $("samples").replaceChildren(...SAMPLES.map((s) => h("li", {},
+    h("button", { type: "button", onclick: () => sample(s) },
+      h("img", { src: `samples/${s.file}`, alt: "", width: 280, height: 210,
+        onerror: ({ target }) => target.closest("li").remove() }), h("span", {}, s.text)))));
   view.start({ album: state.album, edit, regenerate, way, settings: () => settings.openSettings(state.server),
     below: (message) => state.open.messages.length - state.open.messages.indexOf(message) - 1 });
-  composer.start({ send, stop, changed: () => !state.open && view.show(null, composer.pictures()), state: () => ({ running: state.runs.has(state.open?.id),
-    ready: state.server.state === "ready", placeholder: state.open ? "Ask on, or add a picture" : "Ask about a picture" }) });
+  composer.start({ send, stop, changed: () => !state.open && view.show(null, composer.pictures()), state: () => ({
+    running: state.runs.has(state.open?.id), ready: state.server.state === "ready",
+    placeholder: state.open ? "Ask on, or add a picture" : "Ask about a picture" }) });
   sidebar.start({ open, rename, remove, state: () => ({ list: state.list, open: state.open?.id, runs: state.runs }),
     exportOne: (conversation) => exportAll([conversation], "conversation") });
   for (const id of ["new", "new-bar"]) $(id).addEventListener("click", start);
@@ -393,9 +399,11 @@ async function begin() {
     target.value = "";
   });
   $("latest").addEventListener("click", () => view.toEnd(true));
-  $("scroll").addEventListener("scroll", () => { $("latest").hidden = view.atEnd() || !state.open; }, { passive: true });
+  $("scroll").addEventListener("scroll", () => { $("latest").hidden = view.atEnd() || !state.open; });
   for (const dialog of document.querySelectorAll("dialog")) {
-    dialog.addEventListener("click", ({ target }) => (target === dialog || "close" in target.dataset) && dialog.close());
+    dialog.addEventListener("click", ({ target }) => {
+      if (target === dialog || "close" in target.dataset) dialog.close(); // outside of it, or Cancel
+    });
   }
   addEventListener("keydown", keys);
   // The dock lies over the end of the conversation, which must be able to scroll out from under it.

@@ -2,7 +2,8 @@
 import { $, h, iconButton, setIcon, toast } from "./dom.js";
 import { MOST, askCamera, askLink, big, byLink, shown, takeAll, urlOf } from "./pictures.js";
 
-export const PROMPTS = ["Describe this picture.", "What stands out?", "How many things are there?", "What is in the background?"];
+const PROMPTS = ["Describe this picture.", "What stands out?", "How many things are there?",
+  "What is in the background?"];
 const MANY = ["Describe these pictures.", "What do they have in common?", "How do they differ?"];
 
 let tray = [];
@@ -101,7 +102,8 @@ export function paint() {
   prompts.hidden = tray.length === 0 || field.value.trim() !== "" || running || !ready;
   prompts.replaceChildren(...(tray.length > 1 ? MANY : PROMPTS).map((text) =>
     h("button", { type: "button", onclick: () => hooks.send(text) }, text)));
-  field.placeholder = tray.length ? `Ask about ${tray.length > 1 ? "these pictures" : "this picture"}` : hooks.state().placeholder;
+  const asks = [hooks.state().placeholder, "Ask about this picture", "Ask about these pictures"];
+  field.placeholder = asks[Math.min(2, tray.length)];
   const send = $("send");
   if (running) setIcon(send, "stop", "Stop (Esc)");
   else setIcon(send, "send", "Send");
@@ -151,7 +153,9 @@ function drops() {
     over(false);
     const { files } = event.dataTransfer;
     if (files.length) add(files);
-    else if (!addLink(event.dataTransfer.getData("text/uri-list").split("\n")[0])) toast("That is not a picture's address.");
+    else if (!addLink(event.dataTransfer.getData("text/uri-list").split("\n")[0])) {
+      toast("That is not a picture's address.");
+    }
   });
 }
 

@@ -3,7 +3,7 @@ import { $, ask, bytes, plural } from "./dom.js";
 import { newId } from "./store.js";
 
 export const MOST = 16; // pictures in one question
-const MOST_BYTES = 32e6;
+const MOST_BYTES = 64e6; // the server may take less, and says so
 
 const tag = (data, at, text) => [...text].every((c, i) => data[at + i] === c.charCodeAt(0));
 
@@ -70,7 +70,8 @@ export async function cover(picture) {
   if (!bitmap) return null;
   const side = Math.min(bitmap.width, bitmap.height);
   const canvas = new OffscreenCanvas(96, 96);
-  canvas.getContext("2d").drawImage(bitmap, (bitmap.width - side) / 2, (bitmap.height - side) / 2, side, side, 0, 0, 96, 96);
+  const [x, y] = [(bitmap.width - side) / 2, (bitmap.height - side) / 2];
+  canvas.getContext("2d").drawImage(bitmap, x, y, side, side, 0, 0, 96, 96);
   bitmap.close();
   return canvas.convertToBlob({ type: "image/jpeg", quality: 0.85 });
 }
@@ -146,7 +147,8 @@ export async function askCamera(fallback) {
     const canvas = new OffscreenCanvas(video.videoWidth, video.videoHeight);
     canvas.getContext("2d").drawImage(video, 0, 0);
     const blob = await canvas.convertToBlob({ type: "image/jpeg", quality: 0.95 });
-    photo = new File([blob], `photo-${new Date().toISOString().slice(0, 19).replace(/[T:]/g, "-")}.jpg`, { type: blob.type });
+    const time = new Date().toISOString().slice(0, 19).replace(/[T:]/g, "-");
+    photo = new File([blob], `photo-${time}.jpg`, { type: blob.type });
     dialog.close();
   };
   const closed = ask(dialog);

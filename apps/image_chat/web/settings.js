@@ -8,10 +8,12 @@ const FIELDS = [
     hint: "0 always takes the likeliest word; higher varies more." },
   { name: "top_p", label: "Top p", min: 0.05, max: 1, step: 0.05, standard: 0.7,
     hint: "Draws from the likeliest words that together have this share." },
-  { name: "top_k", label: "Top k", min: 0, max: 1000, step: 1, slide: 200, standard: 0, hint: "Draws from this many words; 0 from all." },
+  { name: "top_k", label: "Top k", min: 0, max: 1000, step: 1, slide: 200, standard: 0,
+    hint: "Draws from this many words; 0 from all." },
   { name: "repetition_penalty", label: "Repetition penalty", min: 0.5, max: 2, step: 0.05, standard: 1,
     hint: "Above 1 repeats less." },
-  { name: "max_tokens", label: "Longest answer", min: 1, max: 32768, step: 1, slide: 2048, standard: 512, hint: "In tokens; about three quarters as many words." },
+  { name: "max_tokens", label: "Longest answer", min: 1, max: 32768, step: 1, slide: 2048, standard: 512,
+    hint: "In tokens; about three quarters as many words." },
   { name: "seed", label: "Seed", min: 0, max: Number.MAX_SAFE_INTEGER, step: 1, standard: null,
     hint: "The same seed draws the same answer. Empty: another one each time." },
 ];
@@ -118,7 +120,7 @@ export async function openSettings(state) {
     fields.replaceChildren(...FIELDS.map(row));
   } }, "Reset all to the standard");
   const forget = h("button", { type: "button", icon: "key", onclick: () => {
-    key.set("");
+    key.forget();
     forget.remove();
   } }, "Forget the API key");
   $("settings-body").replaceChildren(
@@ -128,8 +130,10 @@ export async function openSettings(state) {
     h("section", {}, h("h3", {}, "Appearance"), h("div.choices", { role: "radiogroup", "aria-label": "Theme" },
       THEMES.map(([name, label]) => h("label", {}, h("input", { type: "radio", name: "theme", value: name,
         checked: theme() === name, onchange: () => setTheme(name) }), h("span", {}, label))))),
-    h("section", {}, h("h3", {}, "Server"), h("dl", {}, h("dt", {}, "Model"), h("dd", {}, state.model ?? "not known yet"),
-      h("dt", {}, "Address"), h("dd", {}, location.host), h("dt", {}, "API"), h("dd", {}, h("a", { href: "/docs" }, "/docs"))),
+    h("section", {}, h("h3", {}, "Server"), h("dl", {},
+      h("dt", {}, "Model"), h("dd", {}, state.model ?? "not known yet"),
+      h("dt", {}, "Address"), h("dd", {}, location.host),
+      h("dt", {}, "API"), h("dd", {}, h("a", { href: "/docs" }, "/docs"))),
     key.get() ? forget : null));
   await ask($("settings"));
 }

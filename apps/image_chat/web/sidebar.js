@@ -55,8 +55,9 @@ function entry(conversation, found) {
     : h("span.blank", {});
   const below = found || (runs.has(conversation.id) ? "Answering" : plural(turns, "question"));
   const item = h("li", { className: current ? "current" : "" },
-    h("button.open", { type: "button", "aria-current": current ? "true" : null, onclick: () => hooks.open(conversation.id) },
-      image, h("span.words", {}, h("span.title", {}, conversation.title), h("span.below", {}, below))));
+    h("button.open", { type: "button", "aria-current": current ? "true" : null,
+      onclick: () => hooks.open(conversation.id) }, image,
+      h("span.words", {}, h("span.title", {}, conversation.title), h("span.below", {}, below))));
   item.append(iconButton("more", `More for ${conversation.title}`, (event) => openMenu(event.currentTarget, [
     { label: "Rename", icon: "edit", run: () => rename(item, conversation) },
     { label: "Export", icon: "download", run: () => hooks.exportOne(conversation) },

@@ -5,7 +5,8 @@
 // message, role "assistant": {id, role, text, status: "done"|"stopped"|"error"|"streaming", finish, info, error}
 // picture: {id, conversation, name, type, width, height, blob} or, by link, {id, conversation, name, link}
 
-export const newId = () => Array.from(crypto.getRandomValues(new Uint8Array(12)), (b) => b.toString(16).padStart(2, "0")).join("");
+export const newId = () => Array.from(crypto.getRandomValues(new Uint8Array(12)),
+  (byte) => byte.toString(16).padStart(2, "0")).join("");
 
 let db = null;
 const memory = { conversations: new Map(), pictures: new Map() };

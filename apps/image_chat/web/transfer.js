@@ -1,4 +1,5 @@
 // Conversations as one JSON file, pictures in it as base64; and back, believing nothing.
+import { NUMBERS } from "./api.js";
 import { sniff } from "./pictures.js";
 import { newId } from "./store.js";
 
@@ -84,11 +85,10 @@ function info(value, where) {
       .map((n) => [n, number(from[n], `${at}.${n}`)]));
   return {
     model: value.model === undefined ? "" : string(value.model, LIMITS.title, `${where}.model`),
-    usage: numbers(value.usage, ["prompt_tokens", "completion_tokens", "total_tokens"], `${where}.usage`),
-    timings: numbers(value.timings, ["queue_ms", "encode_ms", "prefill_ms", "decode_ms", "first_token_ms"],
-      `${where}.timings`),
+    usage: numbers(value.usage, NUMBERS.usage, `${where}.usage`),
+    timings: numbers(value.timings, NUMBERS.timings, `${where}.timings`),
     images: value.images ? array(value.images, LIMITS.pictures, `${where}.images`).map((image, i) =>
-      numbers(image, ["width", "height", "tiles", "tokens"], `${where}.images[${i}]`)) : null,
+      numbers(image, NUMBERS.image, `${where}.images[${i}]`)) : null,
   };
 }
 

@@ -108,26 +108,31 @@ function facts({ model, usage, timings, images }) {
   const terms = [];
   const term = (name, value) => terms.push(h("dt", {}, name), h("dd", {}, value));
   (images ?? []).forEach((image, i) => term(images.length > 1 ? `Picture ${i + 1}` : "Picture",
-    [image.width && `${image.width} × ${image.height}`, image.tiles && plural(image.tiles, "tile"),
+    [image.width && `${image.width} × ${image.height}`,
+      image.tiles && plural(image.tiles, "tile"), image.tile_size && `each ${image.tile_size} × ${image.tile_size}`,
       image.tokens && plural(image.tokens, "token")].filter(Boolean).join(", ")));
   if (usage) term("Prompt", plural(usage.prompt_tokens ?? 0, "token"));
-  if (usage) term("Answer", plural(usage.completion_tokens ?? 0, "token") + (speed ? `, ${speed.toFixed(1)} a second` : ""));
+  const rate = speed ? `, ${speed.toFixed(1)} a second` : "";
+  if (usage) term("Answer", plural(usage.completion_tokens ?? 0, "token") + rate);
   if (timings?.first_token_ms) term("First word after", seconds(timings.first_token_ms));
   if (model) term("Model", model);
   const bar = spent ? h("div.bar-of-time", { "aria-hidden": "true" }, STAGES.map(([name]) =>
     h("span", { className: name, "--grow": Math.max(0, timings[name] ?? 0) }))) : null;
-  const legend = spent ? h("ul.legend", { "aria-label": "Time by stage" }, STAGES.filter(([name]) => timings[name] !== undefined)
-    .map(([name, label]) => h("li", { className: name }, `${label} ${seconds(timings[name])}`))) : null;
-  return h("details.facts", {}, h("summary", {}, line.map((text) => h("span", {}, text))), bar, legend, h("dl", {}, terms));
+  const known = STAGES.filter(([name]) => spent && timings[name] !== undefined);
+  const legend = known.length ? h("ul.legend", { "aria-label": "Time by stage" }, known.map(([name, label]) =>
+    h("li", { className: name }, `${label} ${seconds(timings[name])}`))) : null;
+  const summary = h("summary", {}, line.map((text) => h("span", {}, text)));
+  return h("details.facts", {}, summary, bar, legend, h("dl", {}, terms));
 }
 
 const WAYS = { retry: ["retry", "Try again"], key: ["key", "Enter the key"], edit: ["edit", "Change the question"] };
 
 function failure(message) {
   const { title, detail, ways } = message.error;
-  return h("div.failure", { role: "alert" }, icon("warn"), h("div", {}, h("strong", {}, title), detail ? h("p", {}, detail) : null,
-    h("div.buttons", {}, ways.map((way, i) => h(i === 0 ? "button.primary" : "button", { type: "button", icon: WAYS[way][0],
-      onclick: () => hooks.way(way, message) }, WAYS[way][1])))));
+  const buttons = ways.map((way, i) => h(i === 0 ? "button.primary" : "button", { type: "button",
+    icon: WAYS[way][0], onclick: () => hooks.way(way, message) }, WAYS[way][1]));
+  return h("div.failure", { role: "alert" }, icon("warn"), h("div", {}, h("strong", {}, title),
+    detail ? h("p", {}, detail) : null, h("div.buttons", {}, buttons)));
 }
 
 function answered(message) {
@@ -151,7 +156,9 @@ function paint(message) {
   if (writing) return foot.replaceChildren();
   const notes = [];
   if (message.status === "error") notes.push(failure(message));
-  if (message.status === "stopped") notes.push(h("p.note", {}, message.text ? "Stopped here." : "Stopped before the first word."));
+  if (message.status === "stopped") {
+    notes.push(h("p.note", {}, message.text ? "Stopped here." : "Stopped before the first word."));
+  }
   if (message.finish === "length") notes.push(h("p.note", {}, "Cut at the longest answer that is set. ",
     h("button.link", { type: "button", onclick: hooks.settings }, "Change it")));
   const acts = message.status === "error" ? null : h("div.acts", {},
@@ -170,7 +177,9 @@ export function show(conversation, waiting) {
     return h(pictures.length ? "section.scene" : "section.scene.bare", {}, pictures.length ? plate(pictures) : null,
       h("div.turns", {}, turns.map((m) => (m.role === "user" ? asked(m) : answered(m)))));
   });
-  if (!messages.length && waiting.length) parts.push(h("section.scene", { "aria-label": "Pictures to send" }, plate(waiting)));
+  if (!messages.length && waiting.length) {
+    parts.push(h("section.scene", { "aria-label": "Pictures to send" }, plate(waiting)));
+  }
   $("empty").hidden = parts.length > 0;
   $("scenes").hidden = parts.length === 0;
   $("scenes").replaceChildren(...parts);
@@ -197,10 +206,10 @@ export function update(message) {
 function say(message) {
   const state = live.get(message.id);
   const rest = message.text.slice(state.said);
-  const end = message.status === "streaming" ? rest.search(/[.!?:][)"']?\s(?!.*[.!?:][)"']?\s)|\n(?!.*\n)/s) : rest.length - 1;
-  if (end < 0 || !rest) return;
-  state.said += end + 1;
-  const words = plain(rest.slice(0, end + 1));
+  const last = [...rest.matchAll(/[.!?:][)"']?\s|\n/g)].at(-1);
+  const end = message.status !== "streaming" ? rest.length : last ? last.index + last[0].length : 0;
+  state.said += end;
+  const words = plain(rest.slice(0, end));
   if (!words) return;
   const log = $("said");
   while (log.children.length > 30) log.firstChild.remove();

@@ -38,7 +38,7 @@ test("what it took is told: size and tiles, tokens, time by stage", { mock: {} }
   assert.deepEqual(await texts(page, ".facts summary span"), ["640 × 480", "1 tile", "4 tokens", "136 ms", "135 tokens/s"]);
   await page.click(".facts summary");
   assert.deepEqual(await texts(page, ".legend li"), ["Waiting 1 ms", "Looking 42 ms", "Reading 64 ms", "Writing 30 ms"]);
-  assert.match(await page.innerText(".facts dl"), /640 × 480, 1 tile, 169 tokens/);
+  assert.match(await page.innerText(".facts dl"), /640 × 480, 1 tile, each 208 × 208, 169 tokens/);
 });
 
 test("follow-up questions carry the conversation", {}, async ({ page }) => {

@@ -171,10 +171,11 @@ test("attacks in names, errors and the model's name are only words", { mock: { f
 test("the page may load nothing from elsewhere", {}, async ({ page, url }) => {
   const response = await page.request.get(url);
   const policy = response.headers()["content-security-policy"] ?? "";
-  for (const rule of ["default-src 'self'", "script-src 'self'", "style-src 'self'", "connect-src 'self'", "img-src 'self' data: blob:"]) {
-    assert.ok(policy.includes(rule), `${rule} in: ${policy}`);
+  const rules = Object.fromEntries(policy.split(";").map((rule) => rule.trim().split(/ (.*)/)));
+  for (const kind of ["script-src", "style-src", "connect-src", "font-src", "frame-src"]) {
+    assert.equal(rules[kind] ?? rules["default-src"], "'self'", policy);
   }
-  assert.doesNotMatch(policy, /unsafe/);
+  assert.equal(rules["img-src"], "'self' data: blob:");
   const html = await response.text();
   assert.doesNotMatch(html, /<script(?![^>]*src=)|\son\w+=|style=/);
   for (const path of ["app.js", "style.css", "vendor/marked.js", "vendor/purify.js", "icon.svg"]) {
