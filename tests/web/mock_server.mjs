@@ -79,8 +79,8 @@ export function serve(port = 0) {
       await pause(mock.word_ms);
     }
     const length = words.length > last.max_tokens;
-    send({ choices: [{ index: 0, delta: {}, finish_reason: length ? "length" : "stop" }] });
     const images = pictures.map(() => ({ width: 640, height: 480, tiles: 1, tile_size: 208, tokens: 169 }));
+    send({ choices: [{ index: 0, delta: {}, finish_reason: length ? "length" : "stop" }], images, usage: null });
     send({ choices: [], usage: { prompt_tokens: 38 + 169 * images.length, completion_tokens: words.length,
       total_tokens: 38 + 169 * images.length + words.length, prompt_tokens_details: { cached_tokens: 0 } }, images,
     timings: { queue_ms: 1.2, encode_ms: 41.5 * images.length, prefill_ms: 63.8, decode_ms: 7.4 * words.length, first_token_ms: 112.4 } });

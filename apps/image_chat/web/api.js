@@ -58,7 +58,7 @@ export const NUMBERS = {
   image: ["width", "height", "tiles", "tile_size", "tokens"],
 };
 const pick = (from, names) =>
-  from && Object.fromEntries(names.filter((n) => Number.isFinite(from[n])).map((n) => [n, from[n]]));
+  Object.fromEntries(names.filter((n) => Number.isFinite(from[n])).map((n) => [n, from[n]]));
 
 // The events of a text/event-stream: yields {data} and {ping}. Lines may end anywhere in a chunk.
 async function* events(stream) {
@@ -86,8 +86,8 @@ async function* events(stream) {
   }
 }
 
-// Streams an answer: yields {ping}, {text}, {finish} and {usage, timings, images}. Throws an ApiError, or
-// AbortError once signal fires.
+// Streams an answer: yields {ping}, {text}, {finish} and {info: {usage, timings, images}}, of which
+// each may come apart. Throws an ApiError, or AbortError once signal fires.
 export async function* chat(body, signal) {
   const response = await request("/v1/chat/completions", {
     method: "POST", signal, headers: { "Content-Type": "application/json" },
@@ -114,10 +114,11 @@ export async function* chat(body, signal) {
         finished = true;
         yield { finish: choice.finish_reason };
       }
-      if (chunk.usage) {
-        yield { usage: pick(chunk.usage, NUMBERS.usage), timings: pick(chunk.timings, NUMBERS.timings) ?? null,
-          images: chunk.images?.map((image) => pick(image, NUMBERS.image)) ?? null };
-      }
+      const info = {};
+      if (chunk.usage) info.usage = pick(chunk.usage, NUMBERS.usage);
+      if (chunk.timings) info.timings = pick(chunk.timings, NUMBERS.timings);
+      if (chunk.images) info.images = chunk.images.map((image) => pick(image, NUMBERS.image));
+      if (Object.keys(info).length) yield { info };
     }
   } catch (error) {
     if (error instanceof ApiError || error.name === "AbortError") throw error;

@@ -130,7 +130,7 @@ async function answer(conversation) {
     for await (const event of api.chat(body, run.controller.signal)) {
       if (event.text) message.text += event.text;
       if (event.finish) message.finish = event.finish;
-      if (event.usage) message.info = { model: state.server.model, ...event };
+      if (event.info) message.info = { model: state.server.model, ...message.info, ...event.info };
       if (event.ping) message.waiting = `Still at it after ${seconds(Date.now() - began)}`;
       view.update(message);
       if (Date.now() - saved > 2000) {

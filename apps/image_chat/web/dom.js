@@ -118,6 +118,7 @@ export function openMenu(anchor, items) {
 export const plural = (n, word) => `${n.toLocaleString("en")} ${word}${n === 1 ? "" : "s"}`;
 
 export function seconds(ms) {
+  if (ms > 0 && ms < 0.5) return "under 1 ms";
   return ms < 1000 ? `${Math.round(ms)} ms` : `${(ms / 1000).toFixed(ms < 10000 ? 2 : 1)} s`;
 }
 

@@ -109,7 +109,7 @@ function facts({ model, usage, timings, images }) {
   const term = (name, value) => terms.push(h("dt", {}, name), h("dd", {}, value));
   (images ?? []).forEach((image, i) => term(images.length > 1 ? `Picture ${i + 1}` : "Picture",
     [image.width && `${image.width} × ${image.height}`,
-      image.tiles && plural(image.tiles, "tile"), image.tile_size && `each ${image.tile_size} × ${image.tile_size}`,
+      image.tiles && [plural(image.tiles, "tile"), image.tile_size].filter(Boolean).join(" of "),
       image.tokens && plural(image.tokens, "token")].filter(Boolean).join(", ")));
   if (usage) term("Prompt", plural(usage.prompt_tokens ?? 0, "token"));
   const rate = speed ? `, ${speed.toFixed(1)} a second` : "";
