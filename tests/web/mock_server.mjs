@@ -74,7 +74,7 @@ export function serve(port = 0) {
     await pause(mock.wait_ms);
     for (const [i, word] of words.entries()) {
       if (gone) return;
-      if (mock.drop && i === 4) return setTimeout(() => response.destroy(), 50);
+      if (mock.drop && i === 4) return setTimeout(() => response.destroy(), 500);
       send({ choices: [{ index: 0, delta: { content: word }, finish_reason: null }] });
       await pause(mock.word_ms);
     }
