@@ -159,6 +159,7 @@ test("one conversation answers while another is read", { mock: { word_ms: 60 } }
   await ask(page, "How many eggs are there?");
   assert.deepEqual(await texts(page, ".asked h2"), ["How many eggs are there?"]);
   await page.locator(".list .open", { hasText: "Is there a dog" }).click();
+  await page.waitForSelector(".asked h2 >> text=Is there a dog?");
   await done(page);
   assert.match(await answer(page).locator(".prose").innerText(), /Yes, there is a dog\. .* bicycle\./);
 });
