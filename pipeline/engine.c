@@ -248,6 +248,13 @@ static lv_status allocate(lv_engine *e) {
     e->stats = (lv_engine_stats){.n_kv_blocks = e->n_blocks,
                                  .block_tokens = LV_KV_BLOCK,
                                  .kv_bytes = (size_t)e->n_blocks * e->block_bytes};
+    lv_backend *be = e->model->be;
+    lv_memory memory;
+    if (be->is_gpu) {
+        LV_TRY(be->ops->memory(be, &memory));
+        e->stats.device_used_bytes = memory.used_bytes;
+        e->stats.device_free_bytes = memory.free_bytes;
+    }
     e->shown = e->stats;
     return LV_OK;
 }

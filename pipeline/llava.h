@@ -158,6 +158,8 @@ typedef struct lv_engine_stats {           // counts are since the engine was op
     int n_kv_blocks, n_kv_used, n_kv_kept; // all; held by requests; kept for reuse besides
     int block_tokens;
     size_t kv_bytes, image_cache_bytes; // as laid out; as used
+    // Of a GPU's memory once the engine is open: by weights, work space and caches; free beside.
+    size_t device_used_bytes, device_free_bytes;
     uint64_t n_requests, n_finished, n_failed, n_cancelled, n_preempted, n_refused;
     uint64_t n_prompt_tokens, n_reused_tokens, n_tokens; // n_tokens: of answers
     uint64_t n_images, n_reused_images;                  // encoded; taken from the cache

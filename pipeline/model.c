@@ -127,9 +127,6 @@ void lv_model_free(lv_model *model) {
 }
 
 lv_model_info lv_model_describe(const lv_model *model) {
-    const size_t n_blocks = (size_t)(model->session_len + LV_KV_BLOCK - 1) / LV_KV_BLOCK;
-    lv_memory memory = {0};
-    const bool is_known = model->be->is_gpu && model->be->ops->memory(model->be, &memory) == LV_OK;
     return (lv_model_info){
         .name = model->name,
         .dir = model->dir,
@@ -139,9 +136,6 @@ lv_model_info lv_model_describe(const lv_model *model) {
         .template_name = lv_template_names()[model->template_id],
         .session_len = model->session_len,
         .weight_bytes = lv_checkpoint_bytes(model->checkpoint),
-        .used_bytes = is_known ? memory.used_bytes : 0,
-        .kv_bytes = is_known ? n_blocks * lv_cache_block_bytes(model->llm, LV_NONE) : 0,
-        .free_bytes = is_known ? memory.free_bytes : 0,
         .load_ms = model->load_ms,
         .config = model->config,
     };

@@ -38,9 +38,6 @@ typedef struct lv_model_info {
     const char *template_name;
     int session_len;
     size_t weight_bytes;
-    // On a GPU: what weights and work space take, what a conversation of session_len tokens takes
-    // in keys and values of the device's own type, and what is free of the rest now. 0 on a CPU.
-    size_t used_bytes, kv_bytes, free_bytes;
     double load_ms;
     const lv_config *config;
 } lv_model_info;

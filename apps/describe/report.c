@@ -16,22 +16,26 @@ static double peak_memory_mb(void) {
 
 void report_model(const describe_app *app) {
     const lv_model_info *info = &app->info;
+    lv_engine_stats stats;
+    lv_engine_snapshot(app->engine, &stats);
     fprintf(stderr,
             "model     %s (%s)\n"
             "weights   %.1f MB, loaded in %.0f ms\n"
             "template  %s\n"
             "session   %d tokens\n"
             "device    %s\n"
+            "cache     %d tokens in %.0f MB, %d answer%s at once\n"
             "memory    %.0f MB\n",
             info->name, info->dir, (double)info->weight_bytes / 1e6, info->load_ms,
-            info->template_name, info->session_len, info->device, peak_memory_mb());
-    if (info->used_bytes) {
-        const double rest = (double)info->free_bytes - (double)info->kv_bytes;
+            info->template_name, info->session_len, info->device,
+            stats.n_kv_blocks * stats.block_tokens, (double)stats.kv_bytes / 1e6, app->n_sequences,
+            app->n_sequences > 1 ? "s" : "", peak_memory_mb());
+    if (stats.device_used_bytes) {
         fprintf(stderr,
-                "on it     %.2f GB weights and work space, %.2f GB a conversation of %d tokens, "
+                "on it     %.2f GB weights, work space and caches (%.2f GB keys and values), "
                 "%.2f GB free\n",
-                (double)info->used_bytes / 1e9, (double)info->kv_bytes / 1e9, info->session_len,
-                rest / 1e9);
+                (double)stats.device_used_bytes / 1e9, (double)stats.kv_bytes / 1e9,
+                (double)stats.device_free_bytes / 1e9);
     }
 }
 
