@@ -7,7 +7,7 @@
 #include "llm/text.h"
 
 enum {
-    N_TOKENS = 6144,
+    N_TOKENS = 8192,
     WINDOW = 1024,
     N_WINDOWS = N_TOKENS / WINDOW,
     N_ROWS = 256,
@@ -143,12 +143,12 @@ static lv_status run(void) {
         trained = plain[i] > trained ? plain[i] : trained;
     }
     for (int i = 0; i < N_WINDOWS; i++) {
-        CHECK(scaled[i] < 2 * trained, "window %d: perplexity %.2f, %.2f in the trained length", i,
-              scaled[i], trained);
+        CHECK(scaled[i] < 3 * trained && scaled[i] < plain[i],
+              "window %d: perplexity %.2f, unscaled %.2f; %.2f in the trained length", i, scaled[i],
+              plain[i], trained);
     }
-    CHECK(scaled[N_WINDOWS - 1] < 0.7 * plain[N_WINDOWS - 1],
-          "the last window's perplexity is %.2f scaled and %.2f unscaled", scaled[N_WINDOWS - 1],
-          plain[N_WINDOWS - 1]);
+    CHECK(scaled[N_WINDOWS - 1] < plain[N_WINDOWS - 1] / 2, "at the end %.2f scaled, %.2f unscaled",
+          scaled[N_WINDOWS - 1], plain[N_WINDOWS - 1]);
 done:
     lv_ids_free(&ids);
     lv_llm_free(llm);
