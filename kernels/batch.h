@@ -6,6 +6,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#define LV_MAX_ROWS 256     // sequences in a pass, rows of logits, and rows of one call of sample
 #define LV_ID_ROW INT32_MIN // in lv_batch.ids: the row of x is there already
 
 // What one forward pass works on: the tokens of n_seqs sequences one after another, each sequence's
@@ -25,7 +26,7 @@ typedef struct lv_batch {
     const int32_t
         *block_table; // [n_seqs, max_blocks] block of the sequence's tokens 64 j .. 64 j + 63
     int max_blocks;
-    int head_dim;
+    int head_dim; // as inv_freq has it; 0 where there are no frequencies
     const float
         *inv_freq; // [n_seqs, head_dim / 2] rotary frequencies, scaled as the sequence needs
     const float *rope_scale; // [n_seqs] factor on cos and sin (1 but for YaRN)

@@ -21,7 +21,7 @@ static lv_status check_chunk(const lv_llm *llm, const lv_chunk *chunk) {
         return lv_fail(LV_EINVAL, "a chunk needs a sequence, a token, and ids or embeddings");
     }
     for (int i = 0; chunk->ids && i < chunk->n; i++) {
-        if (chunk->ids[i] < -LV_LLM_MAX_ROWS || chunk->ids[i] >= llm->config.vocab_size) {
+        if (chunk->ids[i] < -LV_MAX_ROWS || chunk->ids[i] >= llm->config.vocab_size) {
             return lv_fail(LV_EINVAL, "token id %d; the vocabulary has %d", chunk->ids[i],
                            llm->config.vocab_size);
         }
@@ -41,9 +41,9 @@ static lv_status check_chunks(const lv_llm *llm, const lv_chunk *chunks, int n_c
             }
         }
     }
-    if (n_chunks < 1 || n_logits > LV_LLM_MAX_ROWS) {
+    if (n_chunks < 1 || n_logits > LV_MAX_ROWS) {
         return lv_fail(LV_EINVAL, "%d chunks, %d of them with logits; at most %d", n_chunks,
-                       n_logits, LV_LLM_MAX_ROWS);
+                       n_logits, LV_MAX_ROWS);
     }
     return LV_OK;
 }
@@ -110,7 +110,7 @@ static lv_status take(lv_llm *llm, cursor *at, lv_batch *batch, const lv_sequenc
         const lv_chunk *chunk = &at->chunks[at->chunk];
         lv_sequence *s = chunk->sequence;
         if (n_seqs == 0 || sequences[n_seqs - 1] != s) {
-            if (n_seqs == LV_LLM_MAX_ROWS) {
+            if (n_seqs == LV_MAX_ROWS) {
                 break;
             }
             sequences[n_seqs] = s;
@@ -200,7 +200,7 @@ static lv_status run_body(void *user, const lv_batch *batch) {
 }
 
 static lv_status run_pass(lv_llm *llm, lv_cache *cache, cursor *at) {
-    const lv_sequence *sequences[LV_LLM_MAX_ROWS];
+    const lv_sequence *sequences[LV_MAX_ROWS];
     lv_llm_pass *p = &llm->pass;
     lv_batch batch = {.token_start = p->token_start,
                       .kv_length = p->kv_length,

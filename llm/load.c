@@ -91,7 +91,7 @@ static size_t act_bytes(const lv_llm *llm, int n_tokens, int width) {
 
 static lv_status allocate_host(lv_llm *llm) {
     lv_llm_pass *p = &llm->pass;
-    size_t n = (size_t)llm->max_tokens, rows = LV_LLM_MAX_ROWS;
+    size_t n = (size_t)llm->max_tokens, rows = LV_MAX_ROWS;
     p->token_start = malloc((rows + 1) * sizeof *p->token_start);
     p->kv_length = malloc(rows * sizeof *p->kv_length);
     p->inv_freq = malloc(rows * (size_t)(llm->config.head_dim / 2) * sizeof *p->inv_freq);
@@ -122,8 +122,8 @@ static lv_status allocate(lv_llm *llm) {
     LV_TRY(ops->alloc(llm->be, act_bytes(llm, n, q), &llm->mixed));
     LV_TRY(ops->alloc(llm->be, act_bytes(llm, n, c->d_ff), &llm->hidden));
     void *logits = NULL;
-    LV_TRY(ops->alloc(llm->be, (size_t)LV_LLM_MAX_ROWS * (size_t)c->vocab_size * sizeof(float),
-                      &logits));
+    LV_TRY(
+        ops->alloc(llm->be, (size_t)LV_MAX_ROWS * (size_t)c->vocab_size * sizeof(float), &logits));
     llm->logits = logits;
     return allocate_host(llm);
 }

@@ -4,8 +4,6 @@
 
 #include "llm/llm.h"
 
-#define LV_LLM_MAX_ROWS 256 // sequences in one pass, and rows of logits in one call
-
 typedef struct lv_llm_layer {
     float *input_layernorm;          // dev f32 [d_model]
     lv_linear *qkv;                  // [(n_heads + 2 n_kv_heads) head_dim, d_model]
@@ -17,15 +15,15 @@ typedef struct lv_llm_layer {
 
 // Host arrays that describe one pass, filled anew for each.
 typedef struct lv_llm_pass {
-    int32_t *token_start; // [LV_LLM_MAX_ROWS + 1]
-    int32_t *kv_length;   // [LV_LLM_MAX_ROWS]
+    int32_t *token_start; // [LV_MAX_ROWS + 1]
+    int32_t *kv_length;   // [LV_MAX_ROWS]
     int32_t *block_table; // [n_seqs, max_blocks], grown as needed
     size_t table_capacity;
-    float *inv_freq;   // [LV_LLM_MAX_ROWS, head_dim / 2]
-    float *rope_scale; // [LV_LLM_MAX_ROWS]
+    float *inv_freq;   // [LV_MAX_ROWS, head_dim / 2]
+    float *rope_scale; // [LV_MAX_ROWS]
     int32_t *ids;      // [max_tokens]
     int32_t *index;    // [max_tokens] 0, 1, 2, ...: copies rows through gather_rows
-    int32_t *rows;     // [LV_LLM_MAX_ROWS] rows that want logits
+    int32_t *rows;     // [LV_MAX_ROWS] rows that want logits
     int n_logits;      // rows of logits that this call's passes have written
 } lv_llm_pass;
 
@@ -41,7 +39,7 @@ struct lv_llm {
     void *q;       // dev act [max_tokens, n_heads head_dim]
     void *mixed;   // dev act [max_tokens, n_heads head_dim] what attention gives
     void *hidden;  // dev act [max_tokens, d_ff]
-    float *logits; // dev f32 [LV_LLM_MAX_ROWS, vocab]
+    float *logits; // dev f32 [LV_MAX_ROWS, vocab]
     lv_llm_pass pass;
 };
 

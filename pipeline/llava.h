@@ -42,6 +42,7 @@ typedef struct lv_model_info {
     const char *dir;    // where it lies
     bool is_demo;       // the embedded demo model was taken because none was named
     const char *device; // "CPU, 2 threads, AVX-512 VNNI"
+    const char *no_gpu; // why "auto" took no GPU; "" where it did or was not asked
     const char *template_name;
     int session_len;
     size_t weight_bytes;

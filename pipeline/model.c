@@ -132,6 +132,7 @@ lv_model_info lv_model_describe(const lv_model *model) {
         .dir = model->dir,
         .is_demo = model->is_demo,
         .device = model->be->device,
+        .no_gpu = model->be->no_gpu,
         .template_name = lv_template_names()[model->template_id],
         .session_len = model->session_len,
         .weight_bytes = lv_checkpoint_bytes(model->checkpoint),

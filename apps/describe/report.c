@@ -25,6 +25,9 @@ void report_model(const describe_app *app) {
             "memory    %.0f MB\n",
             info->name, info->dir, (double)info->weight_bytes / 1e6, info->load_ms,
             info->template_name, info->session_len, info->device, peak_memory_mb());
+    if (*info->no_gpu) {
+        fprintf(stderr, "no GPU    %s\n", info->no_gpu);
+    }
     if (info->used_bytes) {
         const double rest = (double)info->free_bytes - (double)info->kv_bytes;
         fprintf(stderr,

@@ -166,7 +166,7 @@ lv_status lv_cpu_attention(lv_backend *be, const lv_batch *batch, const lv_atten
                            const void *q, const lv_kv *kv, int layer, void *out) {
     lv_cpu *cpu = (lv_cpu *)be;
     void *memory;
-    LV_TRY(lv_cpu_kv_check(batch, shape, kv, layer));
+    LV_TRY(lv_check_attention(batch, shape, lv_kv_shape(kv), layer));
     ptrdiff_t per_thread = scratch_floats(shape);
     int tokens = block_rows(shape) / (shape->n_heads / shape->n_kv_heads);
     LV_TRY(lv_cpu_scratch(cpu, LV_SCRATCH_THREADS,

@@ -3,14 +3,13 @@
 #ifndef LV_KERNELS_CPU_H
 #define LV_KERNELS_CPU_H
 
-#include "kernels/ops.h"
+#include "kernels/checks.h"
 
 #define LV_CPU_PANEL 64       // outputs of a linear that are computed together
 #define LV_CPU_ROWS 192       // rows of x that are computed together
 #define LV_INT4_TILE 16       // outputs interleaved in one 64-byte line
 #define LV_INT4_MAX_BLOCK 256 // most k that share one activation scale
 #define LV_CPU_N_SCRATCH 6
-#define LV_CPU_MAX_SAMPLED 256 // rows of one call of sample
 
 // Instruction sets, each including those before it.
 typedef enum lv_cpu_isa { LV_ISA_PORTABLE, LV_ISA_AVX2, LV_ISA_AVX512, LV_ISA_VNNI } lv_cpu_isa;
@@ -64,6 +63,10 @@ static inline void *lv_kv_page(const lv_kv *kv, int layer, int block, int is_val
     size_t block_at = (size_t)layer * (size_t)kv->n_blocks + (size_t)block;
     size_t page = (block_at * (size_t)kv->n_kv_heads + (size_t)head) * 2 + (size_t)is_value;
     return kv->data + page * kv->page_bytes;
+}
+
+static inline lv_cache_shape lv_kv_shape(const lv_kv *kv) {
+    return (lv_cache_shape){kv->n_layers, kv->n_kv_heads, kv->head_dim, kv->n_blocks};
 }
 
 // [64] f32 of an i8 page.
@@ -127,8 +130,8 @@ typedef struct lv_cpu {
         size_t n_bytes;
     } scratch[LV_CPU_N_SCRATCH]; // grow only: nothing is allocated once the largest shape was seen
     int n_sampled;               // by the last call of sample
-    int32_t tokens[LV_CPU_MAX_SAMPLED];
-    float logprobs[LV_CPU_MAX_SAMPLED];
+    int32_t tokens[LV_MAX_ROWS];
+    float logprobs[LV_MAX_ROWS];
 } lv_cpu;
 
 // Users of scratch memory that may be alive at the same time.
@@ -163,8 +166,6 @@ lv_status lv_cpu_kv_create(lv_backend *be, int n_layers, int n_kv_heads, int hea
 void lv_cpu_kv_free(lv_backend *be, lv_kv *kv);
 size_t lv_cpu_kv_block_bytes(lv_backend *be, int n_layers, int n_kv_heads, int head_dim,
                              lv_dtype kv_dtype);
-lv_status lv_cpu_kv_check(const lv_batch *batch, const lv_attention_shape *shape, const lv_kv *kv,
-                          int layer) LV_MUST_CHECK;
 lv_status lv_cpu_sample(lv_backend *be, float *logits, int n_rows, int vocab,
                         const lv_sampling *rows, int32_t *tokens, float *logprobs);
 lv_status lv_cpu_collect(lv_backend *be, int32_t *tokens, float *logprobs);

@@ -145,7 +145,7 @@ static lv_status norm_qkv_rope_append(lv_backend *be, const lv_batch *batch,
     lv_cpu *cpu = (lv_cpu *)be;
     int m = batch->n_tokens, hd = shape->head_dim;
     void *scratch;
-    LV_TRY(lv_cpu_kv_check(batch, shape, kv, layer));
+    LV_TRY(lv_check_attention(batch, shape, lv_kv_shape(kv), layer));
     if (qkv->n_out != (shape->n_heads + 2 * shape->n_kv_heads) * hd || hd % 2) {
         return lv_fail(LV_EINVAL, "qkv of %d outputs for %d + 2 * %d heads of %d", qkv->n_out,
                        shape->n_heads, shape->n_kv_heads, hd);

@@ -62,29 +62,3 @@ void lv_cpu_kv_free(lv_backend *be, lv_kv *kv) {
         free(kv);
     }
 }
-
-lv_status lv_cpu_kv_check(const lv_batch *batch, const lv_attention_shape *shape, const lv_kv *kv,
-                          int layer) {
-    if (layer < 0 || layer >= kv->n_layers || shape->n_kv_heads != kv->n_kv_heads ||
-        shape->head_dim != kv->head_dim || shape->n_heads % shape->n_kv_heads) {
-        return lv_fail(LV_EINVAL,
-                       "attention of layer %d, %d/%d heads of %d: the cache has %d, %d, %d", layer,
-                       shape->n_heads, shape->n_kv_heads, shape->head_dim, kv->n_layers,
-                       kv->n_kv_heads, kv->head_dim);
-    }
-    for (int s = 0; s < batch->n_seqs; s++) {
-        int n_new = batch->token_start[s + 1] - batch->token_start[s];
-        int n_blocks = (batch->kv_length[s] + LV_KV_BLOCK - 1) / LV_KV_BLOCK;
-        if (n_new < 0 || n_new > batch->kv_length[s] || n_blocks > batch->max_blocks) {
-            return lv_fail(LV_EINVAL, "sequence %d: %d new of %d cached tokens in %d blocks", s,
-                           n_new, batch->kv_length[s], batch->max_blocks);
-        }
-        for (int b = 0; b < n_blocks; b++) {
-            int block = batch->block_table[(ptrdiff_t)s * batch->max_blocks + b];
-            if (block < 0 || block >= kv->n_blocks) {
-                return lv_fail(LV_EINVAL, "sequence %d: block %d of %d", s, block, kv->n_blocks);
-            }
-        }
-    }
-    return LV_OK;
-}

@@ -255,7 +255,7 @@ static lv_status ref_norm_qkv_rope_append(lv_backend *be, const lv_batch *batch,
                                           lv_kv *kv, int layer, void *out_q) {
     int hd = shape->head_dim, n_kv = shape->n_kv_heads, n_heads = shape->n_heads;
     void *scratch;
-    LV_TRY(lv_cpu_kv_check(batch, shape, kv, layer));
+    LV_TRY(lv_check_attention(batch, shape, lv_kv_shape(kv), layer));
     LV_TRY(lv_cpu_scratch((lv_cpu *)be, LV_SCRATCH_NORM,
                           (size_t)(qkv->n_in + qkv->n_out) * sizeof(float), &scratch));
     float *h = scratch, *y = h + qkv->n_in;
@@ -285,7 +285,7 @@ static lv_status ref_attention(lv_backend *be, const lv_batch *batch,
                                int layer, void *out) {
     int hd = shape->head_dim, n_heads = shape->n_heads, group = n_heads / shape->n_kv_heads;
     float scale = 1.0f / sqrtf((float)hd);
-    LV_TRY(lv_cpu_kv_check(batch, shape, kv, layer));
+    LV_TRY(lv_check_attention(batch, shape, lv_kv_shape(kv), layer));
     for (int s = 0; s < batch->n_seqs; s++) {
         int start = batch->token_start[s], n_new = batch->token_start[s + 1] - start;
         void *scratch;

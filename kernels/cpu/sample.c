@@ -174,8 +174,8 @@ lv_status lv_cpu_sample(lv_backend *be, float *logits, int n_rows, int vocab,
                         const lv_sampling *rows, int32_t *tokens, float *logprobs) {
     lv_cpu *cpu = (lv_cpu *)be;
     void *scratch;
-    if (n_rows < 1 || n_rows > LV_CPU_MAX_SAMPLED) {
-        return lv_fail(LV_EINVAL, "sample: %d rows; expected 1 to %d", n_rows, LV_CPU_MAX_SAMPLED);
+    if (n_rows < 1 || n_rows > LV_MAX_ROWS) {
+        return lv_fail(LV_EINVAL, "sample: %d rows; expected 1 to %d", n_rows, LV_MAX_ROWS);
     }
     cpu->n_sampled = 0;
     LV_TRY(lv_cpu_scratch(cpu, LV_SCRATCH_SAMPLE, (size_t)vocab * (sizeof(float) + sizeof(int32_t)),

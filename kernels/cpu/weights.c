@@ -7,7 +7,6 @@
 #include "core/files.h"
 #include "kernels/cpu/cpu.h"
 #include "kernels/rtn.h"
-#include "kernels/sources.h"
 
 // Biases of all parts in one row; parts without one count as 0.
 static lv_status load_bias(lv_linear *linear) {

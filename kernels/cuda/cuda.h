@@ -18,14 +18,13 @@
 extern "C" {
 #endif
 
-#include "kernels/ops.h"
+#include "kernels/checks.h"
 
 #define LV_TILE 16           // rows of weights in an mma tile
 #define LV_RECORD_K 128      // k in a record of int4 weights: one quantisation group
 #define LV_RECORD_BYTES 1072 // 16 x 128 nibbles, 16 f16 scales, 16 u8 zeros
 #define LV_FEW_ROWS 128      // a sequence with more new tokens goes to the "many rows" family
 #define LV_Q_TILE 128        // query rows of a tile of prefill attention
-#define LV_CUDA_MAX_ROWS 256 // rows of logits, and of one call of sample
 
 typedef enum lv_format { LV_W_F16, LV_W_INT4, LV_W_INT8 } lv_format;
 
@@ -164,7 +163,7 @@ typedef struct lv_cuda {
     lv_cuda_graph *graphs;
     int n_graphs, graphs_capacity;
     // Sampling (sample.c)
-    int32_t *tokens; // dev [LV_CUDA_MAX_ROWS] of the last call
+    int32_t *tokens; // dev [LV_MAX_ROWS] of the last call
     struct lv_sampler *sampler;
 } lv_cuda;
 

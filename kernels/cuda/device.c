@@ -294,9 +294,9 @@ static lv_status prepare(lv_cuda *cuda) {
     LV_CUDA_TRY(cuda, cudaStreamCreateWithFlags(&cuda->stream, cudaStreamNonBlocking));
     LV_CUDA_TRY(cuda, cudaDeviceGetDefaultMemPool(&pool, cuda->device));
     LV_CUDA_TRY(cuda, cudaMemPoolSetAttribute(pool, cudaMemPoolAttrReleaseThreshold, &keep));
-    LV_TRY(lv_cuda_alloc(&cuda->base, LV_CUDA_MAX_ROWS * sizeof(int32_t), &dev));
+    LV_TRY(lv_cuda_alloc(&cuda->base, LV_MAX_ROWS * sizeof(int32_t), &dev));
     cuda->tokens = dev;
-    LV_CUDA_TRY(cuda, cudaMemsetAsync(dev, 0, LV_CUDA_MAX_ROWS * sizeof(int32_t), cuda->stream));
+    LV_CUDA_TRY(cuda, cudaMemsetAsync(dev, 0, LV_MAX_ROWS * sizeof(int32_t), cuda->stream));
     LV_TRY(lv_cuda_alloc(&cuda->base, 16, &dev));
     LV_CUDA_TRY(cuda, cudaMemsetAsync(dev, 0, 16, cuda->stream));
     lv_status status = lv_cuda_f32_to_f16(cuda, dev, 1, (char *)dev + 8);

@@ -65,7 +65,7 @@ __global__ void __launch_bounds__(THREADS)
     if (id == LV_ID_ROW) {
         return;
     }
-    id = id < 0 ? tokens[min(-1 - id, LV_CUDA_MAX_ROWS - 1)] : id;
+    id = id < 0 ? tokens[min(-1 - id, LV_MAX_ROWS - 1)] : id;
     id = min(max(id, 0), vocab - 1);
     for (int i = threadIdx.x * N; i < d; i += THREADS * N) {
         float v[N];
@@ -83,7 +83,7 @@ lv_status lv_cuda_embed(lv_backend *be, const lv_batch *batch, const lv_linear *
     }
     for (int i = 0; i < n; i++) {
         const int32_t id = batch->ids[i];
-        if (id >= table->n_out || (id < -LV_CUDA_MAX_ROWS && id != LV_ID_ROW)) {
+        if (id >= table->n_out || (id < -LV_MAX_ROWS && id != LV_ID_ROW)) {
             return lv_fail(LV_EINVAL, "token %d: the vocabulary has %d", id, table->n_out);
         }
     }

@@ -178,13 +178,8 @@ lv_status lv_cuda_attention(lv_backend *be, const lv_batch *batch, const lv_atte
     lv_cuda *cuda = (lv_cuda *)be;
     const lv_device_batch *on_device;
     const void *kv_new = cuda->scratch[LV_SCRATCH_KV_NEW].data;
-    if (layer < 0 || layer >= kv->n_layers || shape->n_kv_heads != kv->n_kv_heads ||
-        shape->head_dim != kv->head_dim || shape->n_heads % shape->n_kv_heads) {
-        return lv_fail(LV_EINVAL,
-                       "attention of layer %d, %d/%d heads of %d: the cache has %d, %d, %d", layer,
-                       shape->n_heads, shape->n_kv_heads, shape->head_dim, kv->n_layers,
-                       kv->n_kv_heads, kv->head_dim);
-    }
+    const lv_cache_shape cache = {kv->n_layers, kv->n_kv_heads, kv->head_dim, kv->n_blocks};
+    LV_TRY(lv_check_attention(batch, shape, cache, layer));
     LV_TRY(lv_cuda_batch(cuda, batch, &on_device));
     if (on_device->n_tiles > 0) {
         LV_TRY(lv_cuda_kv_append(cuda, on_device, kv_new, kv, layer));

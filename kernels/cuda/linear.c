@@ -1,29 +1,33 @@
 // The operations that multiply by weights: each run of rows goes to its family of kernels.
 #include "kernels/cuda/cuda.h"
 
-typedef struct runs {
-    const lv_run *runs;
-    int n;
-    lv_run all; // outside of a pass
-} runs;
-
-// Those of the pass under way where the operation covers all of its rows.
-static void find_runs(const lv_cuda *cuda, int m, runs *out) {
-    out->all = (lv_run){0, m, false};
-    out->runs = &out->all;
-    out->n = 1;
-    if (cuda->current && cuda->batch.n_tokens == m) {
-        out->runs = cuda->runs;
-        out->n = cuda->n_runs;
-    }
-}
+// Does some rows of an operation, by the family for few rows or for many.
+typedef lv_status run_function(lv_cuda *cuda, const lv_small *args, bool few);
 
 static const void *rows_from(const void *base, int row, int width) {
-    return (const uint8_t *)base + (size_t)row * (size_t)width * 2;
+    return base ? (const uint8_t *)base + (size_t)row * (size_t)width * 2 : NULL;
 }
 
-static void *out_from(void *base, int row, int width) {
-    return (uint8_t *)base + (size_t)row * (size_t)width * 2;
+// `whole` in runs of one family each: those of the pass under way where it covers all of its rows,
+// else all rows as many. out_width, kv_width: f16 values of a row of out and residual, of kv_new.
+static lv_status in_runs(lv_cuda *cuda, const lv_small *whole, int out_width, int kv_width,
+                         run_function *run) {
+    const lv_run all = {0, whole->m, false};
+    const bool in_pass = cuda->current && cuda->batch.n_tokens == whole->m;
+    const lv_run *runs = in_pass ? cuda->runs : &all;
+    const int n_runs = in_pass ? cuda->n_runs : 1;
+    for (int i = 0; i < n_runs; i++) {
+        const int first = runs[i].first;
+        lv_small part = *whole;
+        part.m = runs[i].n;
+        part.first_row = first;
+        part.x = rows_from(whole->x, first, whole->w->n_in);
+        part.residual = rows_from(whole->residual, first, out_width);
+        part.out = (void *)(uintptr_t)rows_from(whole->out, first, out_width);
+        part.kv_new = (void *)(uintptr_t)rows_from(whole->kv_new, first, kv_width);
+        LV_TRY(run(cuda, &part, runs[i].few));
+    }
+    return LV_OK;
 }
 
 static size_t row_bytes(int m, int width) {
@@ -48,24 +52,17 @@ static lv_status linear_run(lv_cuda *cuda, const lv_small *s, bool few) {
 
 lv_status lv_cuda_linear(lv_backend *be, const void *x, int m, const lv_linear *w,
                          lv_activation activation, const void *residual, void *out) {
-    lv_cuda *cuda = (lv_cuda *)be;
-    runs r;
     if (w->pair != 0 && w->pair != 8) {
         return lv_fail(LV_EUNSUPPORTED, "linear: its rows are stored in pairs for another use");
     }
-    find_runs(cuda, m, &r);
-    for (int i = 0; i < r.n; i++) {
-        const int first = r.runs[i].first;
-        const lv_small s = {.w = w,
-                            .x = rows_from(x, first, w->n_in),
-                            .m = r.runs[i].n,
-                            .epilogue = LV_STORE,
-                            .activation = activation,
-                            .residual = residual ? rows_from(residual, first, w->n_out) : NULL,
-                            .out = out_from(out, first, w->n_out)};
-        LV_TRY(linear_run(cuda, &s, r.runs[i].few));
-    }
-    return LV_OK;
+    const lv_small s = {.w = w,
+                        .x = x,
+                        .m = m,
+                        .epilogue = LV_STORE,
+                        .activation = activation,
+                        .residual = residual,
+                        .out = out};
+    return in_runs((lv_cuda *)be, &s, w->n_out, 0, linear_run);
 }
 
 // --- the fused ones -----------------------------------------------------------------------------
@@ -94,7 +91,6 @@ lv_status lv_cuda_norm_qkv_rope_append(lv_backend *be, const lv_batch *batch,
                                        lv_kv *kv, int layer, void *out_q) {
     lv_cuda *cuda = (lv_cuda *)be;
     const lv_device_batch *device;
-    runs r;
     void *kv_new;
     const int q_width = shape->n_heads * shape->head_dim;
     const int kv_width = 2 * shape->n_kv_heads * shape->head_dim;
@@ -104,25 +100,19 @@ lv_status lv_cuda_norm_qkv_rope_append(lv_backend *be, const lv_batch *batch,
     }
     LV_TRY(lv_cuda_batch(cuda, batch, &device));
     LV_TRY(lv_cuda_scratch(cuda, LV_SCRATCH_KV_NEW, row_bytes(batch->n_tokens, kv_width), &kv_new));
-    find_runs(cuda, batch->n_tokens, &r);
-    for (int i = 0; i < r.n; i++) {
-        const int first = r.runs[i].first;
-        const lv_small s = {.w = qkv,
-                            .x = rows_from(x, first, qkv->n_in),
-                            .m = r.runs[i].n,
-                            .norm = norm,
-                            .eps = eps,
-                            .epilogue = LV_ROTATE,
-                            .out = out_from(out_q, first, q_width),
-                            .batch = device,
-                            .first_row = first,
-                            .n_heads = shape->n_heads,
-                            .n_kv_heads = shape->n_kv_heads,
-                            .head_dim = shape->head_dim,
-                            .kv_new = out_from(kv_new, first, kv_width)};
-        LV_TRY(qkv_run(cuda, &s, r.runs[i].few));
-    }
-    return LV_OK;
+    const lv_small s = {.w = qkv,
+                        .x = x,
+                        .m = batch->n_tokens,
+                        .norm = norm,
+                        .eps = eps,
+                        .epilogue = LV_ROTATE,
+                        .out = out_q,
+                        .batch = device,
+                        .n_heads = shape->n_heads,
+                        .n_kv_heads = shape->n_kv_heads,
+                        .head_dim = shape->head_dim,
+                        .kv_new = kv_new};
+    return in_runs(cuda, &s, q_width, kv_width, qkv_run);
 }
 
 static lv_status gate_up_run(lv_cuda *cuda, const lv_small *s, bool few) {
@@ -132,27 +122,16 @@ static lv_status gate_up_run(lv_cuda *cuda, const lv_small *s, bool few) {
     }
     void *wide;
     LV_TRY(norm_dense(cuda, s, &wide));
-    const float *bias = s->w->pair == d_ff ? s->w->bias : NULL; // else lv_cuda_dense has added it
+    const bool is_plain = s->w->pair == 0 || s->w->pair == 8; // lv_cuda_dense has added it
+    const float *bias = is_plain ? NULL : s->w->bias;
     return lv_cuda_silu_mul(cuda, wide, s->m, d_ff, s->w->pair, bias, s->out);
 }
 
 lv_status lv_cuda_norm_gate_up_silu(lv_backend *be, const void *x, int m, const float *norm,
                                     float eps, const lv_linear *gate_up, void *out) {
-    lv_cuda *cuda = (lv_cuda *)be;
-    runs r;
-    find_runs(cuda, m, &r);
-    for (int i = 0; i < r.n; i++) {
-        const int first = r.runs[i].first;
-        const lv_small s = {.w = gate_up,
-                            .x = rows_from(x, first, gate_up->n_in),
-                            .m = r.runs[i].n,
-                            .norm = norm,
-                            .eps = eps,
-                            .epilogue = LV_GATE,
-                            .out = out_from(out, first, gate_up->n_out / 2)};
-        LV_TRY(gate_up_run(cuda, &s, r.runs[i].few));
-    }
-    return LV_OK;
+    const lv_small s = {
+        .w = gate_up, .x = x, .m = m, .norm = norm, .eps = eps, .epilogue = LV_GATE, .out = out};
+    return in_runs((lv_cuda *)be, &s, gate_up->n_out / 2, 0, gate_up_run);
 }
 
 // Always the family for few rows, where it takes the head: one row's bits whatever their number.

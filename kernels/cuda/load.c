@@ -8,7 +8,6 @@
 
 #include "core/files.h"
 #include "kernels/cuda/cuda.h"
-#include "kernels/sources.h"
 
 #define N_SLOTS 8
 #define SLOT_BYTES ((size_t)8 << 20)

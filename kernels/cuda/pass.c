@@ -64,7 +64,7 @@ static size_t lay_out(const lv_batch *b, counts n, int stride, uint8_t *base,
 }
 
 // Writes through a pointer of `host`, which is laid out at host memory.
-static void copy_ints(const void *to, const int32_t *from, int n) {
+static void copy_words(const void *to, const void *from, int n) {
     if (from && n > 0) {
         memcpy((void *)(uintptr_t)to, from, (size_t)n * 4);
     }
@@ -95,18 +95,18 @@ static void fill_sequences(const lv_batch *b, const lv_device_batch *host) {
 
 static void fill(const lv_batch *b, const lv_device_batch *host) {
     const int half = host->head_dim / 2;
-    copy_ints(host->ids, b->ids, b->n_tokens);
-    copy_ints(host->logit_rows, b->logit_rows, b->n_logits);
+    copy_words(host->ids, b->ids, b->n_tokens);
+    copy_words(host->logit_rows, b->logit_rows, b->n_logits);
     if (!b->token_start) {
         return;
     }
-    copy_ints(host->token_start, b->token_start, b->n_seqs + 1);
-    copy_ints(host->kv_length, b->kv_length, b->n_seqs);
-    copy_ints(host->rope_scale, (const int32_t *)(const void *)b->rope_scale, b->n_seqs);
-    copy_ints(host->inv_freq, (const int32_t *)(const void *)b->inv_freq, b->n_seqs * half);
+    copy_words(host->token_start, b->token_start, b->n_seqs + 1);
+    copy_words(host->kv_length, b->kv_length, b->n_seqs);
+    copy_words(host->rope_scale, b->rope_scale, b->n_seqs);
+    copy_words(host->inv_freq, b->inv_freq, b->n_seqs * half);
     for (int s = 0; s < b->n_seqs; s++) {
-        copy_ints(host->block_table + (ptrdiff_t)s * host->table_stride,
-                  b->block_table + (ptrdiff_t)s * b->max_blocks, b->max_blocks);
+        copy_words(host->block_table + (ptrdiff_t)s * host->table_stride,
+                   b->block_table + (ptrdiff_t)s * b->max_blocks, b->max_blocks);
     }
     fill_sequences(b, host);
 }

@@ -5,7 +5,7 @@
 // The order of the sum is fixed by d alone. A row is cut into segments of 256 elements. One warp
 // takes a segment: lane l squares and adds elements 8 l .. 8 l + 7 in order (those beyond d count
 // as 0), and the lanes' sums meet in a butterfly of shuffles. The segments' sums are then added in
-// order, by whoever has them: one warp that walks the row, or a block through shared memory.
+// order, through shared memory.
 #ifndef LV_KERNELS_CUDA_RMS_CUH
 #define LV_KERNELS_CUDA_RMS_CUH
 
@@ -46,17 +46,6 @@ __device__ static inline float lv_rms_segment(const float v[8]) {
 #pragma unroll
     for (int step = 16; step > 0; step /= 2) {
         sum = __fadd_rn(sum, __shfl_xor_sync(0xffffffffu, sum, step));
-    }
-    return sum;
-}
-
-// The sum of squares of a whole row, by one warp; every lane gets it.
-__device__ static inline float lv_rms_row(const __half *row, int d, int lane) {
-    float sum = 0;
-    for (int at = lane * 8; at - lane * 8 < d; at += LV_RMS_SEGMENT) {
-        float v[8];
-        lv_rms_load(row, d, at, v);
-        sum = __fadd_rn(sum, lv_rms_segment(v));
     }
     return sum;
 }

@@ -3,18 +3,12 @@
 #define LV_KERNELS_CUDA_ROWS_CUH
 
 #include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/rms.cuh"
 
 #define THREADS 256
 
 __device__ static inline void load8(const __half *from, float v[8]) {
-    const uint4 bits = *(const uint4 *)from;
-    const uint32_t words[4] = {bits.x, bits.y, bits.z, bits.w};
-#pragma unroll
-    for (int i = 0; i < 4; i++) {
-        const float2 pair = __half22float2(*(const __half2 *)&words[i]);
-        v[2 * i] = pair.x;
-        v[2 * i + 1] = pair.y;
-    }
+    lv_rms_unpack(*(const uint4 *)from, v);
 }
 
 __device__ static inline void store8(__half *to, const float v[8]) {

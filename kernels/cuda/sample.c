@@ -9,7 +9,7 @@
 #define LIST_BYTES ((size_t)4 << 20) // of lists a launch: some 150 rows of 3000 seen tokens
 
 struct lv_sampler {
-    lv_sample_result *results; // pinned [LV_CUDA_MAX_ROWS]
+    lv_sample_result *results; // pinned [LV_MAX_ROWS]
     cudaEvent_t done;          // behind the last call's kernels
     int n_rows;                // of the last call
     uint32_t *lists;           // dev [n_words]
@@ -30,7 +30,7 @@ static lv_status open_sampler(lv_cuda *cuda) {
     }
     cuda->sampler = s;
     LV_CUDA_TRY(cuda, cudaEventCreateWithFlags(&s->done, cudaEventDisableTiming));
-    LV_CUDA_TRY(cuda, cudaHostAlloc((void **)&s->results, LV_CUDA_MAX_ROWS * sizeof *s->results,
+    LV_CUDA_TRY(cuda, cudaHostAlloc((void **)&s->results, LV_MAX_ROWS * sizeof *s->results,
                                     cudaHostAllocMapped));
     return LV_OK;
 }
@@ -238,9 +238,9 @@ lv_status lv_cuda_sample(lv_backend *be, float *logits, int n_rows, int vocab,
     lv_cuda *cuda = (lv_cuda *)be;
     struct lv_sampler *s;
     LV_TRY(lv_cuda_enter(cuda));
-    if (n_rows < 1 || n_rows > LV_CUDA_MAX_ROWS || vocab < 1) {
+    if (n_rows < 1 || n_rows > LV_MAX_ROWS || vocab < 1) {
         return lv_fail(LV_EINVAL, "sample: %d rows of %d; expected 1 to %d", n_rows, vocab,
-                       LV_CUDA_MAX_ROWS);
+                       LV_MAX_ROWS);
     }
     LV_TRY(get_sampler(cuda, &s));
     s->n_rows = 0;

@@ -33,7 +33,7 @@ typedef struct lv_sample_result {
 } lv_sample_result;
 
 typedef struct lv_sample_wants {
-    uint32_t bits[LV_CUDA_MAX_ROWS / 32]; // bit r % 32 of word r / 32: row r's log-probability
+    uint32_t bits[LV_MAX_ROWS / 32]; // bit r % 32 of word r / 32: row r's log-probability
 } lv_sample_wants;
 
 typedef struct lv_sample_call {

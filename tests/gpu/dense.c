@@ -19,17 +19,6 @@ static float *quick_halves(size_t n) {
 // --- weights as the device has them, in double
 // ------------------------------------------------------
 
-static double awq_weight(const lv_linear_source *s, int out, int in) {
-    static const int shifts[8] = {0, 16, 4, 20, 8, 24, 12, 28};
-    const size_t words = (size_t)s->n_out / 8, group = (size_t)(in / s->group_size);
-    const uint32_t *q = s->qweight.data, *z = s->qzeros.data;
-    const uint16_t *scales = s->scales.data;
-    const int shift = shifts[out % 8];
-    const int difference = (int)(q[(size_t)in * words + (size_t)out / 8] >> shift & 15) -
-                           (int)(z[group * words + (size_t)out / 8] >> shift & 15);
-    return difference * (double)lv_f16_to_f32(scales[group * (size_t)s->n_out + (size_t)out]);
-}
-
 static void weight_row(const lv_linear_source *s, lv_keep keep, int out, double *w) {
     float *row = malloc((size_t)s->n_in * sizeof *row), largest = 0;
     for (int k = 0; s->quant == LV_QUANT_AWQ && k < s->n_in; k++) {

@@ -24,15 +24,6 @@ static const char *const formats[] = {"f16", "int4", "int8"};
 
 // --- weights and f64 -----------------------------------------------------------------------------
 
-static double awq_weight(const lv_linear_source *s, int row, int k) {
-    const int shift = lv_awq_shift(row % 8);
-    const int64_t group = k / s->group_size, words = s->n_out / 8;
-    const int q = (int)(((const uint32_t *)s->qweight.data)[k * words + row / 8] >> shift & 15);
-    const int z = (int)(((const uint32_t *)s->qzeros.data)[group * words + row / 8] >> shift & 15);
-    const uint16_t scale = ((const uint16_t *)s->scales.data)[group * s->n_out + row];
-    return (q - z) * (double)lv_f16_to_f32(scale);
-}
-
 // [n_out, n_in] as the device has them, in natural order.
 static double *weights_of(const lv_linear_source *s, lv_format format) {
     const size_t n = (size_t)s->n_in;

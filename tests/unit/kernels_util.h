@@ -82,6 +82,18 @@ static inline lv_linear_source awq_source(int n_out, int n_in, int group_size, b
     return s;
 }
 
+// The weight [out, in] of an AWQ source: lv_linear_source says the order of nibbles.
+static inline double awq_weight(const lv_linear_source *s, int out, int in) {
+    static const int shifts[8] = {0, 16, 4, 20, 8, 24, 12, 28};
+    const size_t words = (size_t)s->n_out / 8, group = (size_t)(in / s->group_size);
+    const uint32_t *q = s->qweight.data, *z = s->qzeros.data;
+    const uint16_t *scales = s->scales.data;
+    const int shift = shifts[out % 8];
+    const int difference = (int)(q[(size_t)in * words + (size_t)out / 8] >> shift & 15) -
+                           (int)(z[group * words + (size_t)out / 8] >> shift & 15);
+    return difference * (double)lv_f16_to_f32(scales[group * (size_t)s->n_out + (size_t)out]);
+}
+
 static inline void free_source(lv_linear_source *s, size_t offset) {
     if (s->weight.data) {
         free((uint8_t *)(uintptr_t)s->weight.data - offset);

@@ -1,5 +1,5 @@
-// What every backend asks of the weights it is given.
-#include "kernels/sources.h"
+// The checks that every backend makes, once.
+#include "kernels/checks.h"
 
 #include "core/files.h"
 
@@ -71,6 +71,32 @@ lv_status lv_check_tensor(const lv_tensor *source) {
     if (!source->data || n <= 0 || !is_float(source->dtype)) {
         return lv_fail(LV_EINVAL, "tensor of %lld %s: expected f32, f16 or bf16", (long long)n,
                        lv_dtype_name(source->dtype));
+    }
+    return LV_OK;
+}
+
+lv_status lv_check_attention(const lv_batch *batch, const lv_attention_shape *shape,
+                             lv_cache_shape cache, int layer) {
+    if (layer < 0 || layer >= cache.n_layers || shape->n_kv_heads != cache.n_kv_heads ||
+        shape->head_dim != cache.head_dim || shape->n_heads % shape->n_kv_heads) {
+        return lv_fail(LV_EINVAL,
+                       "attention of layer %d, %d/%d heads of %d: the cache has %d, %d, %d", layer,
+                       shape->n_heads, shape->n_kv_heads, shape->head_dim, cache.n_layers,
+                       cache.n_kv_heads, cache.head_dim);
+    }
+    for (int s = 0; s < batch->n_seqs; s++) {
+        int n_new = batch->token_start[s + 1] - batch->token_start[s];
+        int n_blocks = (batch->kv_length[s] + LV_KV_BLOCK - 1) / LV_KV_BLOCK;
+        if (n_new < 0 || n_new > batch->kv_length[s] || n_blocks > batch->max_blocks) {
+            return lv_fail(LV_EINVAL, "sequence %d: %d new of %d cached tokens in %d blocks", s,
+                           n_new, batch->kv_length[s], batch->max_blocks);
+        }
+        for (int b = 0; b < n_blocks; b++) {
+            int block = batch->block_table[(ptrdiff_t)s * batch->max_blocks + b];
+            if (block < 0 || block >= cache.n_blocks) {
+                return lv_fail(LV_EINVAL, "sequence %d: block %d of %d", s, block, cache.n_blocks);
+            }
+        }
     }
     return LV_OK;
 }
