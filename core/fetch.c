@@ -121,10 +121,10 @@ static lv_status decode_data_uri(const char *uri, lv_buffer *out) {
 typedef struct transfer {
     const lv_fetch_options *options;
     lv_buffer *out;
-    bool too_long, no_memory;
+    bool too_long, no_memory, refused;
 } transfer;
 
-// The signatures of these two are libcurl's.
+// The signatures of these three are libcurl's.
 static size_t on_data(char *data, size_t size, size_t n, void *user) {
     transfer *t = user;
     lv_status status = lv_buffer_append(t->out, data, size * n);
@@ -138,6 +138,17 @@ static int on_progress(void *user, curl_off_t total, curl_off_t now, curl_off_t 
     (void)up_total, (void)up_now;
     transfer *t = user;
     return !t->options->progress(t->options->user, (size_t)now, (size_t)total);
+}
+
+static curl_socket_t on_open_socket(void *user, curlsocktype purpose,
+                                    struct curl_sockaddr *address) {
+    transfer *t = user;
+    if (purpose != CURLSOCKTYPE_IPCXN ||
+        !t->options->allow_address(t->options->user, &address->addr)) {
+        t->refused = true;
+        return CURL_SOCKET_BAD;
+    }
+    return socket(address->family, address->socktype | SOCK_CLOEXEC, address->protocol);
 }
 
 static void set_options(CURL *curl, transfer *t) {
@@ -160,6 +171,11 @@ static void set_options(CURL *curl, transfer *t) {
         curl_easy_setopt(curl, CURLOPT_XFERINFOFUNCTION, on_progress);
         curl_easy_setopt(curl, CURLOPT_XFERINFODATA, t);
     }
+    if (o->allow_address) {
+        curl_easy_setopt(curl, CURLOPT_OPENSOCKETFUNCTION, on_open_socket);
+        curl_easy_setopt(curl, CURLOPT_OPENSOCKETDATA, t);
+        curl_easy_setopt(curl, CURLOPT_PROXY, ""); // not even one of the environment
+    }
 }
 
 static lv_status status_of(const transfer *t, const lv_http *http, CURLcode code) {
@@ -168,6 +184,10 @@ static lv_status status_of(const transfer *t, const lv_http *http, CURLcode code
     if (t->too_long || code == CURLE_FILESIZE_EXCEEDED) {
         return lv_fail(LV_ELIMIT, "%s: the answer is longer than the limit of %zu bytes",
                        http->host, t->out->max_bytes);
+    }
+    if (t->refused && code == CURLE_COULDNT_CONNECT) {
+        return lv_fail(LV_ENETWORK, "%s: its address is not one that may be fetched from",
+                       http->host);
     }
     if (code == CURLE_HTTP_RETURNED_ERROR || (code == CURLE_OK && http_status / 100 != 2)) {
         return lv_fail(http_status == 404 ? LV_ENOTFOUND : LV_ENETWORK, "%s: HTTP status %ld%s",

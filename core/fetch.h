@@ -3,6 +3,7 @@
 #define LV_CORE_FETCH_H
 
 #include <stdbool.h>
+#include <sys/socket.h>
 
 #include "core/files.h"
 
@@ -13,7 +14,10 @@ typedef struct lv_fetch_options {
     int max_redirects;      // 0: 3; negative: none
     bool (*progress)(void *user, size_t n_bytes,
                      size_t total_bytes); // total 0: unknown; false cancels
-    void *user;
+    // Asked about each address that is about to be dialled, those of redirects too; false refuses
+    // it. What is asked about is what is dialled: no name is looked up again, no proxy is used.
+    bool (*allow_address)(void *user, const struct sockaddr *address);
+    void *user; // of both
 } lv_fetch_options;
 
 // True for http://, https:// and data: (any letter case).

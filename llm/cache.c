@@ -1,3 +1,4 @@
+#include <assert.h>
 #include <stdlib.h>
 
 #include "llm/model.h"
@@ -18,8 +19,9 @@ lv_status lv_cache_create(lv_llm *llm, int n_blocks, lv_dtype kv_dtype, lv_cache
     }
     lv_cache *cache = calloc(1, sizeof *cache);
     int32_t *free_blocks = calloc((size_t)n_blocks, sizeof *free_blocks);
+    int32_t *holds = calloc((size_t)n_blocks, sizeof *holds);
     lv_status status = LV_OK;
-    if (!cache || !free_blocks) {
+    if (!cache || !free_blocks || !holds) {
         status = lv_fail(LV_ENOMEM, "out of memory for a KV cache of %d blocks", n_blocks);
         goto done;
     }
@@ -33,9 +35,11 @@ lv_status lv_cache_create(lv_llm *llm, int n_blocks, lv_dtype kv_dtype, lv_cache
     }
     cache->n_blocks = cache->n_free = n_blocks;
     cache->free_blocks = free_blocks;
+    cache->holds = holds;
     *out = cache;
     return LV_OK;
 done:
+    free(holds);
     free(free_blocks);
     free(cache);
     return status;
@@ -45,12 +49,25 @@ void lv_cache_free(lv_cache *cache) {
     if (cache) {
         cache->be->ops->kv_free(cache->be, cache->kv);
         free(cache->free_blocks);
+        free(cache->holds);
         free(cache);
     }
 }
 
 int lv_cache_free_blocks(const lv_cache *cache) {
     return cache->n_free;
+}
+
+void lv_cache_hold(lv_cache *cache, int32_t block) {
+    assert(cache->holds[block] > 0);
+    cache->holds[block]++;
+}
+
+void lv_cache_release(lv_cache *cache, int32_t block) {
+    assert(cache->holds[block] > 0);
+    if (--cache->holds[block] == 0) {
+        cache->free_blocks[cache->n_free++] = block;
+    }
 }
 
 lv_status lv_sequence_open(const lv_llm *llm, int limit, const lv_rope_config *scaling,
@@ -92,7 +109,7 @@ void lv_sequence_truncate(lv_cache *cache, lv_sequence *sequence, int length) {
     }
     int n_kept = blocks_for(sequence->length);
     while (sequence->n_blocks > n_kept) {
-        cache->free_blocks[cache->n_free++] = sequence->blocks[--sequence->n_blocks];
+        lv_cache_release(cache, sequence->blocks[--sequence->n_blocks]);
     }
 }
 
@@ -103,7 +120,17 @@ lv_status lv_sequence_reserve(lv_cache *cache, lv_sequence *sequence, int length
                        n_needed, cache->n_free, cache->n_blocks);
     }
     for (int i = 0; i < n_needed; i++) {
-        sequence->blocks[sequence->n_blocks++] = cache->free_blocks[--cache->n_free];
+        const int32_t block = cache->free_blocks[--cache->n_free];
+        cache->holds[block] = 1;
+        sequence->blocks[sequence->n_blocks++] = block;
     }
     return LV_OK;
+}
+
+void lv_sequence_adopt(lv_sequence *sequence, int32_t block, int n_tokens) {
+    assert(sequence->length % LV_KV_BLOCK == 0 && n_tokens <= LV_KV_BLOCK &&
+           sequence->n_blocks * LV_KV_BLOCK == sequence->length &&
+           sequence->n_blocks < sequence->capacity);
+    sequence->blocks[sequence->n_blocks++] = block;
+    sequence->length += n_tokens;
 }

@@ -132,3 +132,35 @@ lv_status lv_detokenizer_flush(lv_detokenizer *d, const char **out) {
     }
     return finish(d, emit_pending(d, true), out);
 }
+
+// Adds n bytes at place *n_all of out[size], as far as there is room.
+static void put_bytes(const char *bytes, size_t n, char *out, size_t size, size_t *n_all) {
+    for (size_t i = 0; i < n; i++, ++*n_all) {
+        if (*n_all < size) {
+            out[*n_all] = bytes[i];
+        }
+    }
+}
+
+size_t lv_token_bytes(const lv_tokenizer *tokenizer, int32_t id, char *out, size_t size) {
+    const lv_added_token *added = added_by_id(tokenizer, id);
+    size_t n = 0;
+    if (added || id < 0 || id >= lv_spm_size(tokenizer->spm)) {
+        if (added && !added->is_special) {
+            put_bytes(added->text, added->n_bytes, out, size, &n);
+        }
+        return n;
+    }
+    const char *piece = lv_spm_piece(tokenizer->spm, id);
+    const lv_piece_kind kind = lv_spm_kind(tokenizer->spm, id);
+    if (kind == LV_PIECE_BYTE) {
+        const char byte = (char)strtoul(piece + 1, NULL, 16);
+        put_bytes(&byte, 1, out, size, &n);
+    }
+    while (kind == LV_PIECE_NORMAL && *piece) {
+        const bool is_space = strncmp(piece, LV_SPACE, strlen(LV_SPACE)) == 0;
+        put_bytes(is_space ? " " : piece, 1, out, size, &n);
+        piece += is_space ? strlen(LV_SPACE) : 1;
+    }
+    return n;
+}

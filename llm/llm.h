@@ -32,6 +32,10 @@ lv_status lv_cache_create(lv_llm *llm, int n_blocks, lv_dtype kv_dtype,
 void lv_cache_free(lv_cache *cache);
 size_t lv_cache_block_bytes(const lv_llm *llm, lv_dtype kv_dtype);
 int lv_cache_free_blocks(const lv_cache *cache);
+// Blocks are counted: one is free again once all who hold it have released it. What several
+// sequences hold must be full, for each would append to it.
+void lv_cache_hold(lv_cache *cache, int32_t block);
+void lv_cache_release(lv_cache *cache, int32_t block);
 
 // One timeline of tokens in the cache.
 typedef struct lv_sequence {
@@ -47,6 +51,11 @@ lv_status lv_sequence_open(const lv_llm *llm, int limit, const lv_rope_config *s
                            lv_sequence *out) LV_MUST_CHECK;
 void lv_sequence_close(lv_cache *cache, lv_sequence *sequence); // gives its blocks back
 void lv_sequence_truncate(lv_cache *cache, lv_sequence *sequence, int length); // forgets the tail
+// Blocks for `length` tokens in all, as lv_llm_forward takes them by itself; LV_ELIMIT where too
+// few are free, none taken then.
+lv_status lv_sequence_reserve(lv_cache *cache, lv_sequence *sequence, int length) LV_MUST_CHECK;
+// Goes on by a block that holds the next n_tokens already; the caller's hold passes over.
+void lv_sequence_adopt(lv_sequence *sequence, int32_t block, int n_tokens);
 
 // New tokens of one sequence in a pass: either ids (host) or embeddings (dev act [n, d_model]). An
 // id of -1 - r is the token that row r of the last lv_ops.sample gave.

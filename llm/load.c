@@ -4,7 +4,7 @@
 #include "llm/model.h"
 
 #define MAX_WORK_BYTES ((size_t)256 << 20)
-#define MAX_TOKENS_CPU 512
+#define MAX_TOKENS_CPU 768 // an engine's chunk of 512 beside 256 sequences that go on
 #define MAX_TOKENS_GPU 4096
 
 // --- weights ------------------------------------------------------------------------------------

@@ -49,9 +49,7 @@ struct lv_cache {
     lv_kv *kv;
     int n_blocks, n_free;
     int32_t *free_blocks; // [n_blocks] a stack; the first n_free are free
+    int32_t *holds;       // [n_blocks] by how many sequences and others; 0: free
 };
-
-// Gives `sequence` blocks for `length` tokens; LV_ELIMIT where too few are free, none taken then.
-lv_status lv_sequence_reserve(lv_cache *cache, lv_sequence *sequence, int length) LV_MUST_CHECK;
 
 #endif

@@ -65,4 +65,8 @@ lv_status lv_detokenizer_push(lv_detokenizer *detokenizer, int32_t id,
 // What is left at the end: incomplete bytes become U+FFFD.
 lv_status lv_detokenizer_flush(lv_detokenizer *detokenizer, const char **out) LV_MUST_CHECK;
 
+// A token's own bytes, spaces as such: how many, and at most `size` of them in out. 0: it is never
+// shown.
+size_t lv_token_bytes(const lv_tokenizer *tokenizer, int32_t id, char *out, size_t size);
+
 #endif

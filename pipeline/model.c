@@ -84,6 +84,7 @@ lv_status lv_model_open(const lv_model_options *options, lv_model **out) {
     if (!model) {
         return lv_fail(LV_ENOMEM, "out of memory");
     }
+    atomic_flag_clear(&model->has_engine);
     options = options ? options : &defaults;
     if (options->session_len < 0) {
         status = lv_fail(LV_EINVAL, "session length %d is negative", options->session_len);
@@ -97,7 +98,9 @@ lv_status lv_model_open(const lv_model_options *options, lv_model **out) {
         model->has_rope_scaling = true;
         model->rope_scaling = *options->rope_scaling;
     }
-    model->kv_dtype = options->kv_dtype;
+    const lv_span spans[] = {{model->dir, strlen(model->dir)},
+                             {model->config, sizeof *model->config}};
+    LV_TRY_DONE(lv_sha256(spans, 2, &model->id));
     model->load_ms = lv_now_ms() - start;
     *out = model;
     model = NULL;
@@ -124,22 +127,33 @@ void lv_model_free(lv_model *model) {
 }
 
 lv_model_info lv_model_describe(const lv_model *model) {
-    const size_t n_blocks = (size_t)(model->session_len + LV_KV_BLOCK - 1) / LV_KV_BLOCK;
-    lv_memory memory = {0};
-    const bool is_known = model->be->is_gpu && model->be->ops->memory(model->be, &memory) == LV_OK;
     return (lv_model_info){
         .name = model->name,
         .dir = model->dir,
         .is_demo = model->is_demo,
         .device = model->be->device,
         .no_gpu = model->be->no_gpu,
+        .is_gpu = model->be->is_gpu,
         .template_name = lv_template_names()[model->template_id],
         .session_len = model->session_len,
         .weight_bytes = lv_checkpoint_bytes(model->checkpoint),
-        .used_bytes = is_known ? memory.used_bytes : 0,
-        .kv_bytes = is_known ? n_blocks * lv_cache_block_bytes(model->llm, model->kv_dtype) : 0,
-        .free_bytes = is_known ? memory.free_bytes : 0,
         .load_ms = model->load_ms,
         .config = model->config,
     };
+}
+
+lv_status lv_model_tokenize(const lv_model *model, const char *text, size_t n_bytes, int32_t **out,
+                            int *n_out) {
+    lv_ids ids = {0};
+    const lv_status status = lv_tokenize(model->tokenizer, text, n_bytes, &ids);
+    if (status != LV_OK) {
+        lv_ids_free(&ids);
+    }
+    *out = ids.ids;
+    *n_out = ids.n;
+    return status;
+}
+
+size_t lv_model_token(const lv_model *model, int32_t id, char *out, size_t size) {
+    return lv_token_bytes(model->tokenizer, id, out, size);
 }

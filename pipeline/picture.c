@@ -1,97 +1,107 @@
-// A picture's way from bytes to embeddings in the decoder's space.
-#include "pipeline/internal.h"
-
-#include <limits.h>
-#include <stdatomic.h>
+// A picture's way from bytes to tiles.
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
+#include "pipeline/internal.h"
+
 #define DEFAULT_MAX_BYTES ((size_t)64 << 20)
 
-lv_status lv_dump(const char *dump_dir, const char *name, int index, lv_dtype dtype,
-                  const void *data, int n_dims, const int64_t *dims) {
-    char path[PATH_MAX], suffix[16] = "";
-    lv_tensor tensor = {.data = data, .dtype = dtype, .n_dims = n_dims};
-    memcpy(tensor.dims, dims, (size_t)n_dims * sizeof *dims);
-    if (index > 0) {
-        snprintf(suffix, sizeof suffix, "_%d", index + 1);
-    }
-    snprintf(path, sizeof path, "%s/%s%s.npy", dump_dir, name, suffix);
-    return lv_npy_save(path, &tensor);
+static size_t max_bytes_of(const lv_picture *picture) {
+    return picture->limits.max_bytes ? picture->limits.max_bytes : DEFAULT_MAX_BYTES;
 }
 
-// Downloads act [n_rows, n_columns] and writes it as f32.
-static lv_status dump_act(lv_backend *be, const char *dump_dir, const char *name, int index,
-                          const void *dev, int64_t n_tiles, int64_t n_rows, int64_t n_columns) {
-    const size_t n = (size_t)(n_tiles ? n_tiles : 1) * (size_t)n_rows * (size_t)n_columns;
-    float *host = malloc(n * sizeof *host);
-    if (!host) {
-        return lv_fail(LV_ENOMEM, "out of memory for %s", name);
+static lv_picture *new_picture(const lv_model *model, const lv_picture_limits *limits,
+                               const lv_fetch_options *fetch) {
+    lv_picture *picture = calloc(1, sizeof *picture);
+    if (picture) {
+        picture->model = model;
+        picture->limits = limits ? *limits : (lv_picture_limits){0};
+        picture->fetch = fetch ? *fetch : (lv_fetch_options){0};
+        atomic_init(&picture->n_holds, 1);
+        atomic_init(&picture->state, LV_PICTURE_NOTED);
+        pthread_mutex_init(&picture->lock, NULL);
     }
-    lv_status status = be->ops->download_act(be, host, dev, n);
-    if (status == LV_OK) {
-        const int64_t dims[] = {n_tiles, n_rows, n_columns};
-        status = n_tiles ? lv_dump(dump_dir, name, index, LV_F32, host, 3, dims)
-                         : lv_dump(dump_dir, name, index, LV_F32, host, 2, dims + 1);
-    }
-    free(host);
-    return status;
+    return picture;
 }
 
-static lv_status read_source(const char *source, size_t max_bytes, const lv_fetch_options *fetch,
+lv_picture *lv_picture_hold(lv_picture *picture) {
+    atomic_fetch_add(&picture->n_holds, 1);
+    return picture;
+}
+
+void lv_picture_free(lv_picture *picture) {
+    if (!picture || atomic_fetch_sub(&picture->n_holds, 1) > 1) {
+        return;
+    }
+    pthread_mutex_destroy(&picture->lock);
+    lv_tiles_free(&picture->tiles);
+    lv_buffer_free(&picture->bytes);
+    free(picture->source);
+    free(picture->reason);
+    free(picture);
+}
+
+// --- reading and decoding
+
+// A transfer's progress goes to whom the caller named, and to whoever may stop the work.
+typedef struct transfer {
+    const lv_fetch_options *options;
+    bool (*goes_on)(void *user);
+    void *user;
+} transfer;
+
+static bool transfer_progress(void *user, size_t n_bytes, size_t total_bytes) {
+    const transfer *t = user;
+    const lv_fetch_options *o = t->options;
+    return (!t->goes_on || t->goes_on(t->user)) &&
+           (!o->progress || o->progress(o->user, n_bytes, total_bytes));
+}
+
+static lv_status read_source(const lv_picture *picture, bool (*goes_on)(void *), void *user,
                              lv_buffer *out) {
+    const char *source = picture->source;
+    const size_t max_bytes = max_bytes_of(picture);
     if (strcmp(source, "-") == 0) {
         return lv_stream_read(STDIN_FILENO, "standard input", max_bytes, out);
     }
     if (lv_is_url(source)) {
-        lv_fetch_options capped = fetch ? *fetch : (lv_fetch_options){0};
-        if (!capped.max_bytes) {
-            capped.max_bytes = max_bytes;
-        }
+        transfer t = {.options = &picture->fetch, .goes_on = goes_on, .user = user};
+        lv_fetch_options capped = picture->fetch;
+        capped.progress = transfer_progress;
+        capped.user = &t;
+        capped.max_bytes = capped.max_bytes ? capped.max_bytes : max_bytes;
         return lv_fetch(source, &capped, out);
     }
     return lv_file_read(source, max_bytes, out);
 }
 
-lv_status lv_picture_load(const lv_model *model, const char *source,
-                          const lv_picture_limits *limits, const lv_fetch_options *fetch,
-                          lv_picture **out) {
-    const double start = lv_now_ms();
-    const size_t max_bytes = limits && limits->max_bytes ? limits->max_bytes : DEFAULT_MAX_BYTES;
-    lv_buffer bytes = {0};
-    *out = NULL;
-    lv_status status = read_source(source, max_bytes, fetch, &bytes);
-    const double load_ms = lv_now_ms() - start;
-    if (status == LV_OK) {
-        status = lv_picture_from_bytes(model, bytes.data, bytes.n_bytes, limits, out);
-    }
-    if (status == LV_OK) {
-        (*out)->load_ms = load_ms;
-    }
-    lv_buffer_free(&bytes);
-    return status;
+// Pixels and how they lie are all that the encoder reads; the model says what it makes of them.
+static lv_status identify(lv_picture *picture) {
+    const lv_tiles *t = &picture->tiles;
+    const int32_t layout[] = {t->n_tiles,     t->size,           t->grid_width,
+                              t->grid_height, t->original_width, t->original_height};
+    const size_t n_bytes = (size_t)t->n_tiles * (size_t)t->size * (size_t)t->size * 3;
+    const lv_span spans[] = {{picture->model->id.bytes, sizeof picture->model->id.bytes},
+                             {layout, sizeof layout},
+                             {t->rgb, n_bytes}};
+    return lv_sha256(spans, 3, &picture->id);
 }
 
-lv_status lv_picture_from_bytes(const lv_model *model, const uint8_t *bytes, size_t n_bytes,
-                                const lv_picture_limits *limits, lv_picture **out) {
-    static atomic_uint_fast64_t next_serial;
+static lv_status decode(lv_picture *picture, const uint8_t *bytes, size_t n_bytes) {
+    const lv_model *model = picture->model;
+    const lv_image_limits limits = {.max_bytes = picture->limits.max_bytes,
+                                    .max_pixels = picture->limits.max_pixels,
+                                    .max_side = picture->limits.max_side};
     const double start = lv_now_ms();
-    const lv_image_limits image_limits = {.max_bytes = limits ? limits->max_bytes : 0,
-                                          .max_pixels = limits ? limits->max_pixels : 0,
-                                          .max_side = limits ? limits->max_side : 0};
-    lv_status status = LV_OK;
     lv_image image = {0};
-    lv_picture *picture = calloc(1, sizeof *picture);
-    *out = NULL;
-    if (!picture) {
-        return lv_fail(LV_ENOMEM, "out of memory");
+    lv_status status = lv_image_decode(bytes, n_bytes, &limits, &image);
+    if (status == LV_OK) {
+        status = lv_tiles_make(&image, &model->config->image, &picture->tiles);
     }
-    picture->model = model;
-    picture->serial = atomic_fetch_add(&next_serial, 1);
-    LV_TRY_DONE(lv_image_decode(bytes, n_bytes, &image_limits, &image));
-    LV_TRY_DONE(lv_tiles_make(&image, &model->config->image, &picture->tiles));
+    lv_image_free(&image);
+    LV_TRY(status);
     picture->shape = (lv_picture_shape){.n_tiles = picture->tiles.n_tiles,
                                         .rows_per_tile = lv_vision_rows(model->vision),
                                         .grid_width = picture->tiles.grid_width,
@@ -99,78 +109,123 @@ lv_status lv_picture_from_bytes(const lv_model *model, const uint8_t *bytes, siz
                                         .original_width = picture->tiles.original_width,
                                         .original_height = picture->tiles.original_height};
     picture->n_tokens = lv_projector_tokens(model->projector, &picture->shape);
+    LV_TRY(identify(picture));
     picture->preprocess_ms = lv_now_ms() - start;
-    *out = picture;
-    picture = NULL;
-done:
-    lv_picture_free(picture);
-    lv_image_free(&image);
+    return LV_OK;
+}
+
+static lv_status read_and_decode(lv_picture *picture, bool (*goes_on)(void *), void *user) {
+    lv_buffer read = {0};
+    const double start = lv_now_ms();
+    if (!picture->source) {
+        return decode(picture, picture->bytes.data, picture->bytes.n_bytes);
+    }
+    lv_status status = read_source(picture, goes_on, user, &read);
+    picture->load_ms = lv_now_ms() - start;
+    if (status == LV_OK) {
+        status = decode(picture, read.data, read.n_bytes);
+    }
+    lv_buffer_free(&read);
     return status;
 }
 
-void lv_picture_free(lv_picture *picture) {
-    if (!picture) {
+// An outcome is final, but for a stop from outside. Called with the lock held.
+static void settle(lv_picture *picture, lv_status status) {
+    if (status == LV_ECANCELLED) {
         return;
     }
-    picture->model->be->ops->free(picture->model->be, picture->embeddings);
-    lv_tiles_free(&picture->tiles);
-    free(picture);
+    picture->status = status;
+    if (status != LV_OK) {
+        picture->reason = strdup(lv_error());
+    }
+    lv_buffer_free(&picture->bytes);
+    atomic_store(&picture->state, status == LV_OK ? LV_PICTURE_READY : LV_PICTURE_FAILED);
+}
+
+lv_status lv_picture_make(lv_picture *picture, bool (*goes_on)(void *), void *user) {
+    lv_status status = LV_OK;
+    pthread_mutex_lock(&picture->lock);
+    if (atomic_load(&picture->state) == LV_PICTURE_NOTED) {
+        status = read_and_decode(picture, goes_on, user);
+        settle(picture, status);
+    } else if (atomic_load(&picture->state) == LV_PICTURE_FAILED) {
+        status =
+            lv_fail(picture->status, "%s", picture->reason ? picture->reason : "out of memory");
+    }
+    pthread_mutex_unlock(&picture->lock);
+    return status;
+}
+
+// --- the four ways to one
+
+lv_status lv_picture_later(const lv_model *model, const char *source,
+                           const lv_picture_limits *limits, const lv_fetch_options *fetch,
+                           lv_picture **out) {
+    *out = new_picture(model, limits, fetch);
+    if (*out && ((*out)->source = strdup(source)) == NULL) {
+        lv_picture_free(*out);
+        *out = NULL;
+    }
+    return *out ? LV_OK : lv_fail(LV_ENOMEM, "out of memory");
+}
+
+lv_status lv_picture_load(const lv_model *model, const char *source,
+                          const lv_picture_limits *limits, const lv_fetch_options *fetch,
+                          lv_picture **out) {
+    LV_TRY(lv_picture_later(model, source, limits, fetch, out));
+    const lv_status status = lv_picture_make(*out, NULL, NULL);
+    if (status != LV_OK) {
+        lv_picture_free(*out);
+        *out = NULL;
+    }
+    return status;
+}
+
+lv_status lv_picture_bytes_later(const lv_model *model, const uint8_t *bytes, size_t n_bytes,
+                                 const lv_picture_limits *limits, lv_picture **out) {
+    lv_picture *picture = new_picture(model, limits, NULL);
+    *out = NULL;
+    if (!picture) {
+        return lv_fail(LV_ENOMEM, "out of memory");
+    }
+    picture->bytes.max_bytes = max_bytes_of(picture);
+    const lv_status status = lv_buffer_append(&picture->bytes, bytes, n_bytes);
+    if (status != LV_OK) {
+        lv_picture_free(picture);
+        return status;
+    }
+    *out = picture;
+    return LV_OK;
+}
+
+lv_status lv_picture_from_bytes(const lv_model *model, const uint8_t *bytes, size_t n_bytes,
+                                const lv_picture_limits *limits, lv_picture **out) {
+    lv_picture *picture = new_picture(model, limits, NULL);
+    *out = NULL;
+    if (!picture) {
+        return lv_fail(LV_ENOMEM, "out of memory");
+    }
+    const lv_status status = decode(picture, bytes, n_bytes);
+    if (status != LV_OK) {
+        lv_picture_free(picture);
+        return status;
+    }
+    atomic_store(&picture->state, LV_PICTURE_READY);
+    *out = picture;
+    return LV_OK;
 }
 
 lv_picture_info lv_picture_describe(const lv_picture *picture) {
-    return (lv_picture_info){.width = picture->tiles.original_width,
-                             .height = picture->tiles.original_height,
-                             .n_tiles = picture->tiles.n_tiles,
-                             .tile_size = picture->tiles.size,
-                             .n_tokens = picture->n_tokens,
-                             .load_ms = picture->load_ms,
-                             .preprocess_ms = picture->preprocess_ms,
-                             .encode_ms = picture->encode_ms};
-}
-
-static lv_status dump_pixels(const lv_tiles *tiles, const float *pixel_values, const char *dump_dir,
-                             int index) {
-    const int64_t n = tiles->n_tiles, size = tiles->size;
-    LV_TRY(lv_dump(dump_dir, "pixels", index, LV_U8, tiles->rgb, 4,
-                   (const int64_t[]){n, size, size, 3}));
-    return lv_dump(dump_dir, "pixel_values", index, LV_F32, pixel_values, 4,
-                   (const int64_t[]){n, 3, size, size});
-}
-
-lv_status lv_picture_encode(lv_picture *picture, const char *dump_dir, int index) {
-    if (picture->embeddings && !dump_dir) {
-        return LV_OK;
+    lv_picture_info info = {0};
+    if (atomic_load(&((lv_picture *)picture)->state) == LV_PICTURE_READY) {
+        info = (lv_picture_info){.width = picture->tiles.original_width,
+                                 .height = picture->tiles.original_height,
+                                 .n_tiles = picture->tiles.n_tiles,
+                                 .tile_size = picture->tiles.size,
+                                 .n_tokens = picture->n_tokens,
+                                 .load_ms = picture->load_ms,
+                                 .preprocess_ms = picture->preprocess_ms};
+        memcpy(info.id, picture->id.bytes, sizeof info.id);
     }
-    const lv_model *model = picture->model;
-    lv_backend *be = model->be;
-    const lv_tiles *tiles = &picture->tiles;
-    const double start = lv_now_ms();
-    const size_t n_values = (size_t)tiles->n_tiles * 3 * (size_t)tiles->size * (size_t)tiles->size;
-    const size_t d_model = (size_t)model->config->text.d_model;
-    const void *features = NULL;
-    lv_status status = LV_OK;
-    float *pixel_values = malloc(n_values * sizeof *pixel_values);
-    if (!pixel_values) {
-        return lv_fail(LV_ENOMEM, "out of memory for %zu pixel values", n_values);
-    }
-    lv_tiles_normalize(tiles, &model->config->image, pixel_values);
-    LV_TRY_DONE(lv_vision_encode(model->vision, pixel_values, tiles->n_tiles, &features));
-    if (!picture->embeddings) {
-        LV_TRY_DONE(be->ops->alloc(be,
-                                   (size_t)picture->n_tokens * d_model * lv_dtype_bytes(be->act),
-                                   &picture->embeddings));
-    }
-    LV_TRY_DONE(lv_projector_run(model->projector, features, &picture->shape, picture->embeddings));
-    LV_TRY_DONE(be->ops->sync(be));
-    picture->encode_ms = lv_now_ms() - start;
-    if (dump_dir) {
-        LV_TRY_DONE(dump_pixels(tiles, pixel_values, dump_dir, index));
-        LV_TRY_DONE(dump_act(be, dump_dir, "vision_features", index, features, tiles->n_tiles,
-                             lv_vision_rows(model->vision), lv_vision_width(model->vision)));
-        LV_TRY_DONE(dump_act(be, dump_dir, "image_embeds", index, picture->embeddings, 0,
-                             picture->n_tokens, (int64_t)d_model));
-    }
-done:
-    free(pixel_values);
-    return status;
+    return info;
 }

@@ -16,9 +16,14 @@ struct lv_answer_stream {
     int n_stops;
     lv_text_callback on_text;
     void *user;
-    lv_buffer text; // the whole answer so far, its leading white space dropped
-    size_t n_sent;  // bytes of it that the callback has seen
-    bool is_cut;    // a stop string ended it
+    lv_buffer text;   // the whole answer so far, its leading white space dropped
+    size_t n_sent;    // bytes of it that the callback has seen
+    bool is_cut;      // a stop string ended it
+    bool is_unwanted; // the callback has said so: the answer is what it saw
+    lv_token *tokens; // [n_tokens], where they are wanted
+    size_t *ends;     // [n_tokens] bytes of the text up to the token's own last one
+    int n_tokens, capacity;
+    int n_tokens_sent;
 };
 
 lv_status lv_answer_stream_open(const lv_tokenizer *tokenizer, const char *const *stops,
@@ -56,6 +61,8 @@ void lv_answer_stream_free(lv_answer_stream *stream) {
     if (stream) {
         lv_detokenizer_free(stream->detokenizer);
         lv_buffer_free(&stream->text);
+        free(stream->tokens);
+        free(stream->ends);
         free(stream);
     }
 }
@@ -101,6 +108,15 @@ static size_t trimmed_length(const char *text, size_t n) {
     return n;
 }
 
+// How many tokens lie wholly within the first n bytes.
+static int tokens_within(const lv_answer_stream *stream, size_t n) {
+    int i = stream->n_tokens_sent;
+    while (i < stream->n_tokens && stream->ends[i] <= n) {
+        i++;
+    }
+    return i;
+}
+
 // Shows the callback the text up to byte `end`, less white space at its end.
 static lv_status send_up_to(lv_answer_stream *stream, size_t end) {
     char *text = (char *)stream->text.data;
@@ -109,13 +125,19 @@ static lv_status send_up_to(lv_answer_stream *stream, size_t end) {
         return LV_OK;
     }
     bool go_on = true;
+    const int n_tokens = tokens_within(stream, end);
     if (stream->on_text) {
         const char kept = text[end];
         text[end] = 0;
-        go_on = stream->on_text(stream->user, text + stream->n_sent);
+        const lv_piece piece = {.text = text + stream->n_sent,
+                                .tokens = stream->tokens + stream->n_tokens_sent,
+                                .n_tokens = n_tokens - stream->n_tokens_sent};
+        go_on = stream->on_text(stream->user, &piece);
         text[end] = kept;
     }
     stream->n_sent = end;
+    stream->n_tokens_sent = n_tokens;
+    stream->is_unwanted = !go_on;
     return go_on ? LV_OK : LV_ECANCELLED;
 }
 
@@ -128,29 +150,54 @@ static lv_status append(lv_answer_stream *stream, const char *text) {
     return lv_buffer_append(&stream->text, text, strlen(text));
 }
 
-lv_status lv_answer_stream_push(lv_answer_stream *stream, int32_t id, bool *is_done) {
+// Notes a token whose text has just been appended.
+static lv_status note_token(lv_answer_stream *stream, const lv_token *token) {
+    if (stream->n_tokens == stream->capacity) {
+        const int capacity = stream->capacity ? 2 * stream->capacity : 64;
+        lv_token *tokens = realloc(stream->tokens, (size_t)capacity * sizeof *tokens);
+        stream->tokens = tokens ? tokens : stream->tokens;
+        size_t *ends = realloc(stream->ends, (size_t)capacity * sizeof *ends);
+        stream->ends = ends ? ends : stream->ends;
+        if (!tokens || !ends) {
+            return lv_fail(LV_ENOMEM, "out of memory for the tokens of an answer");
+        }
+        stream->capacity = capacity;
+    }
+    stream->tokens[stream->n_tokens] = *token;
+    stream->ends[stream->n_tokens++] = stream->text.n_bytes;
+    return LV_OK;
+}
+
+lv_status lv_answer_stream_push(lv_answer_stream *stream, int32_t id, const lv_token *token,
+                                bool *is_done) {
     const char *text = NULL;
     *is_done = false;
     LV_TRY(lv_detokenizer_push(stream->detokenizer, id, &text));
     LV_TRY(append(stream, text));
+    if (token) {
+        LV_TRY(note_token(stream, token));
+    }
     *is_done = cut_at_stop(stream, stream->n_sent);
     const size_t held = *is_done ? 0 : pending_stop_bytes(stream);
     return send_up_to(stream, stream->text.n_bytes - held);
 }
 
-lv_status lv_answer_stream_finish(lv_answer_stream *stream, char **out_text) {
+lv_status lv_answer_stream_finish(lv_answer_stream *stream, lv_answer *out) {
     const char *text = NULL;
-    if (!stream->is_cut) {
+    if (!stream->is_cut && !stream->is_unwanted) {
         LV_TRY(lv_detokenizer_flush(stream->detokenizer, &text));
         LV_TRY(append(stream, text));
         cut_at_stop(stream, stream->n_sent);
     }
-    lv_status status = send_up_to(stream, stream->text.n_bytes);
-    if (status != LV_OK && status != LV_ECANCELLED) {
-        return status;
+    if (!stream->is_unwanted) {
+        (void)!send_up_to(stream, stream->text.n_bytes); // a stop comes too late
     }
     stream->text.data[stream->n_sent] = 0;
-    *out_text = (char *)stream->text.data;
+    out->text = (char *)stream->text.data;
+    out->tokens = stream->tokens;
+    out->n_logprobs = stream->n_tokens_sent;
     stream->text = (lv_buffer){0};
+    stream->tokens = NULL;
+    stream->n_tokens = stream->n_tokens_sent = 0;
     return LV_OK;
 }

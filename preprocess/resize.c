@@ -22,7 +22,9 @@
 
 enum { BITS = 22, LOW_BITS = 11, CHUNK = 2048, MAX_SIDE = 1 << 24 };
 
-#if defined(__x86_64__) && defined(__GNUC__)
+// Not under ThreadSanitizer: which clone is taken is decided by code that runs, with its calls,
+// before the sanitizer is set up.
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__SANITIZE_THREAD__)
 #define FAST_CLONES __attribute__((target_clones("avx2", "default")))
 #else
 #define FAST_CLONES

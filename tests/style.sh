@@ -52,6 +52,7 @@ projector     core kernels projector
 llm           core kernels llm
 pipeline      core kernels preprocess vision projector llm pipeline
 apps/describe core pipeline apps
+apps/image_chat core pipeline apps
 apps/bench    core kernels preprocess vision projector llm pipeline apps
 '
 while read -r folder allowed; do

@@ -105,8 +105,8 @@ static int ask(chat_state *chat, const char *question) {
     lv_answer answer = {0};
     int result = EXIT_DONE;
     interrupt_mode(INTERRUPT_STOPS);
-    lv_status status = lv_session_answer(chat->app->session, chat->messages, chat->n_messages,
-                                         &options->params, answer_on_text, NULL, &answer);
+    lv_status status = lv_engine_answer(chat->app->engine, chat->messages, chat->n_messages,
+                                        &options->params, answer_on_text, NULL, &answer);
     if (status != LV_OK) {
         result = answer_failed("chat", status) == EXIT_MODEL ? EXIT_MODEL : EXIT_DONE;
         if (status == LV_ELIMIT) {

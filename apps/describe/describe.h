@@ -40,7 +40,8 @@ typedef struct describe_options {
     const char *prompt, *system; // NULL: not given
     text_list inputs, stops;
     const char *files_from, *json_schema;
-    const char *pull; // a model to download
+    const char *pull;             // a model to download
+    const char *server, *api_key; // a server to ask instead of a model here
     bool nul_separated, together, chat;
     bool json, quiet, verbose, help, version;
     bool recursive, overwrite, append, prepend, fail_fast;
@@ -49,6 +50,7 @@ typedef struct describe_options {
     bool has_rope;
     lv_rope_config rope;
     lv_model_options model;
+    lv_engine_options engine;
     lv_grammar *grammar; // of --json-schema; params borrows it
     lv_params params;
 } describe_options;
@@ -122,8 +124,12 @@ typedef struct describe_app {
     const describe_options *options;
     lv_model *model;
     lv_model_info info;
-    lv_session *session;
+    lv_engine *engine;
+    struct client *client; // of --server: no model, no engine
+    int n_sequences;       // that the engine or the server answers at once
 } describe_app;
+
+const char *answer_prompt(const describe_options *options, int n_pictures);
 
 // Loads one picture with its label in the progress line; NULL after complaining.
 lv_picture *answer_load(const describe_app *app, const describe_input *input);
@@ -135,14 +141,14 @@ typedef struct answer_header {
 } answer_header;
 
 // lv_text_callback that streams to standard output; `user` is an answer_header or NULL.
-bool answer_on_text(void *user, const char *text);
+bool answer_on_text(void *user, const lv_piece *piece);
 
-// Asks the options' question about n pictures; `on_text` as in lv_session_answer.
-lv_status answer_ask(describe_app *app, lv_picture *const *pictures, int n,
-                     lv_text_callback on_text, void *user, lv_answer *out) LV_MUST_CHECK;
+// Submits the options' question about one picture.
+lv_status answer_submit(describe_app *app, lv_picture *picture, lv_text_callback on_text,
+                        lv_done_callback on_done, void *user, uint64_t *out_id) LV_MUST_CHECK;
 // The answer on standard output, whole where it was not streamed, and what is to say about it on
 // standard error. False where standard output takes no more.
-bool answer_put(const describe_app *app, const describe_input *inputs, lv_picture *const *pictures,
+bool answer_put(const describe_app *app, const describe_input *inputs, const lv_picture_info *infos,
                 int n, const lv_answer *answer, answer_header *header);
 
 // Says the last failure of a question. EXIT_MODEL where no further one can be asked.
@@ -154,10 +160,10 @@ int answer_question(describe_app *app, const describe_input *inputs, int n, bool
 
 // Lines of -v.
 void report_model(const describe_app *app);
-void report_answer(const char *label, lv_picture *const *pictures, int n, const lv_answer *answer);
+void report_answer(const char *label, const lv_picture_info *infos, int n, const lv_answer *answer);
 
 // One JSON line; the caller frees it.
-char *answer_json(const describe_input *inputs, lv_picture *const *pictures, int n,
+char *answer_json(const describe_input *inputs, const lv_picture_info *infos, int n,
                   const lv_answer *answer);
 
 // --- models

@@ -1,4 +1,4 @@
-// describe's way through many pictures: which -> decoded ahead -> captioned -> recorded.
+// describe's way through many pictures: which -> captioned -> recorded.
 #ifndef LV_DESCRIBE_FOLDERS_H
 #define LV_DESCRIBE_FOLDERS_H
 
@@ -33,17 +33,6 @@ lv_shard shard_of_ranks(void);
 // captions.jsonl -> captions.2-of-3.jsonl; a copy of the name where there is one part only.
 char *shard_path(const char *path, lv_shard shard);
 
-// --- pictures decoded ahead of the model by worker threads (ahead.c)
-
-typedef struct ahead ahead;
-
-// Borrows model and inputs. NULL where no thread can be started.
-ahead *ahead_start(const lv_model *model, const describe_input *inputs, int n, int n_threads);
-// The next picture in order, waited for. *out_picture is NULL where *out_reason says why; both are
-// the caller's. False after the last, or on an interrupt.
-bool ahead_next(ahead *a, lv_picture **out_picture, char **out_reason);
-void ahead_free(ahead *a); // waits for pictures that are being read
-
 // --- a file of captions that only grows by whole records (table.c)
 
 typedef struct table table;
@@ -56,7 +45,7 @@ bool table_has(const table *t, const char *source);
 // Takes out the records of `sources`. False after complaining.
 bool table_drop(table *t, const name_set *sources);
 // Appends one record; on a failure nothing of it stays, and the reason is lv_error's.
-lv_status table_put(table *t, const describe_input *input, lv_picture *picture,
+lv_status table_put(table *t, const describe_input *input, const lv_picture_info *info,
                     const lv_answer *answer) LV_MUST_CHECK;
 bool table_close(table *t); // accepts NULL; false after complaining that not all is on the disk
 
@@ -65,7 +54,7 @@ bool table_close(table *t); // accepts NULL; false after complaining that not al
 size_t record_next(const char *data, size_t n_bytes, bool is_csv, char **out_source, bool *out_bad);
 extern const char csv_header[];
 // One CSV record with its line's end (RFC 4180); the caller frees it. NULL without memory.
-char *csv_record(const describe_input *input, lv_picture *picture, const lv_answer *answer);
+char *csv_record(const describe_input *input, const lv_picture_info *info, const lv_answer *answer);
 
 // --- where captions go (record.c)
 
@@ -82,7 +71,7 @@ int recorder_open(const describe_options *options, recorder *out);
 void recorder_skip_done(recorder *r, input_list *inputs);
 // Just before the first caption: takes out what --overwrite replaces. False after complaining.
 bool recorder_begin(recorder *r, const input_list *inputs);
-lv_status recorder_put(recorder *r, const describe_input *input, lv_picture *picture,
+lv_status recorder_put(recorder *r, const describe_input *input, const lv_picture_info *info,
                        const lv_answer *answer) LV_MUST_CHECK;
 bool recorder_fail(recorder *r, const char *source, const char *reason); // false after complaining
 bool recorder_close(recorder *r);

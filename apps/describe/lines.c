@@ -22,8 +22,8 @@ static void put_field(FILE *to, const char *text) {
     fputc('"', to);
 }
 
-char *csv_record(const describe_input *input, lv_picture *picture, const lv_answer *answer) {
-    lv_picture_info info = lv_picture_describe(picture);
+char *csv_record(const describe_input *input, const lv_picture_info *info,
+                 const lv_answer *answer) {
     char *source = clean_utf8(input->source), *text = clean_utf8(answer->text), *out = NULL;
     size_t n_bytes = 0;
     FILE *to = source && text ? open_memstream(&out, &n_bytes) : NULL;
@@ -33,8 +33,8 @@ char *csv_record(const describe_input *input, lv_picture *picture, const lv_answ
         put_field(to, text);
         fprintf(to, ",%s,%d,%d,%d,%d,%d,%d,%d,%.2f,%.2f,%.2f,%.2f,%.2f\r\n",
                 lv_finish_name(answer->finish), answer->n_prompt_tokens, answer->n_image_tokens,
-                answer->n_reused_tokens, answer->n_tokens, info.width, info.height, info.n_tiles,
-                info.load_ms, info.preprocess_ms, answer->encode_ms, answer->prefill_ms,
+                answer->n_reused_tokens, answer->n_tokens, info->width, info->height, info->n_tiles,
+                info->load_ms, info->preprocess_ms, answer->encode_ms, answer->prefill_ms,
                 answer->decode_ms);
         bool bad = ferror(to);
         if (fclose(to) != 0 || bad) {

@@ -1,4 +1,5 @@
 // describe: says what pictures show, or answers questions about them.
+#include "client.h"
 #include "folders.h"
 
 #include <errno.h>
@@ -32,14 +33,33 @@ static void say_notes(const describe_app *app) {
     }
 }
 
-static int open_model(describe_app *app) {
+// Whether there are questions that the engine can answer side by side.
+static bool is_batch(const describe_options *o, const input_list *inputs) {
+    return !o->chat && !o->together && (inputs->n > 1 || records(o) || o->failures);
+}
+
+static lv_status open_engine(describe_app *app, const input_list *inputs) {
+    lv_engine_options options = app->options->engine;
+    const bool batch = is_batch(app->options, inputs);
+    const int most = app->info.is_gpu ? 64 : 16;
+    if (!batch || options.max_sequences <= 0) {
+        options.max_sequences = !batch ? 1 : inputs->n < most ? inputs->n : most;
+    }
+    options.queue_length = 2 * options.max_sequences;
+    options.n_workers = batch ? options.n_workers : 1;
+    options.no_reuse = batch; // every picture is asked about once
+    app->n_sequences = options.max_sequences;
+    return lv_engine_open(app->model, &options, &app->engine);
+}
+
+static int open_model(describe_app *app, const input_list *inputs) {
     const describe_options *o = app->options;
     const char *name = o->model.model ? o->model.model : "the model";
     progress("loading %s", name);
     lv_status status = lv_model_open(&o->model, &app->model);
     if (status == LV_OK) {
         app->info = lv_model_describe(app->model);
-        status = lv_session_open(app->model, &app->session);
+        status = open_engine(app, inputs);
     }
     progress_end();
     if (status != LV_OK) {
@@ -50,12 +70,28 @@ static int open_model(describe_app *app) {
     return EXIT_DONE;
 }
 
+static int open_server(describe_app *app) {
+    const char *name = app->options->server;
+    progress("asking %s", name);
+    lv_status status = client_open(app->options, &app->client);
+    progress_end();
+    if (status != LV_OK) {
+        complain(name, "%s", last_reason(name));
+        return EXIT_MODEL;
+    }
+    app->n_sequences = client_n_threads(app->client);
+    if (app->options->verbose) {
+        note("%s answers at %s", client_model(app->client), name);
+    }
+    return EXIT_DONE;
+}
+
 static int answer_inputs(describe_app *app, recorder *keeper, const input_list *inputs) {
     const describe_options *o = app->options;
     if (o->chat) {
         return chat_run(app, inputs);
     }
-    if (o->together || (inputs->n == 1 && !records(o) && !o->failures)) {
+    if (!is_batch(o, inputs)) {
         return answer_question(app, inputs->items, inputs->n, !o->together && inputs->n_refused);
     }
     return recorder_begin(keeper, inputs) ? batch_run(app, keeper, inputs) : EXIT_SOME_FAILED;
@@ -107,10 +143,11 @@ static int run(const describe_options *options, input_list *inputs) {
     recorder_skip_done(&keeper, inputs);
     result = inputs->n_refused ? EXIT_SOME_FAILED : EXIT_DONE;
     if (has_work(options, &keeper, inputs)) {
-        int answered = open_model(&app);
+        int answered = options->server ? open_server(&app) : open_model(&app, inputs);
         answered = answered == EXIT_DONE ? answer_inputs(&app, &keeper, inputs) : answered;
         result = answered > result ? answered : result;
-        lv_session_free(app.session);
+        client_close(app.client);
+        lv_engine_close(app.engine);
         lv_model_free(app.model);
     }
     return recorder_close(&keeper) || result != EXIT_DONE ? result : EXIT_SOME_FAILED;

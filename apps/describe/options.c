@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <math.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,6 +16,8 @@ typedef enum option_kind {
     TEXTS,
     INTEGER,
     NUMBER,
+    SHARE,
+    BYTES,
     SEED,
     ROPE,
     QUANT_POLICY,
@@ -98,12 +101,22 @@ static const option_spec specs[] = {
      "tokens a conversation may hold (default: as trained)"},
     {NULL, 0, "rope-scaling", "TYPE[:FACTOR]", ROPE, AT(rope), 0, 0,
      "beyond the trained length: dynamic, linear or yarn (yarn:4)"},
-    {NULL, 0, "quant-policy", "0|8", QUANT_POLICY, AT(model.kv_dtype), 0, 0,
+    {NULL, 0, "quant-policy", "0|8", QUANT_POLICY, AT(engine.kv_dtype), 0, 0,
      "8 keeps the conversation in int8, in less memory (default 0)"},
     {NULL, 0, "quantize-weights", NULL, FLAG, AT(model.int4_weights), 0, 0,
      "round the decoder's weights to int4 while loading"},
     {NULL, 0, "int8-head", NULL, FLAG, AT(model.int8_head), 0, 0,
      "keep the decoder's last linear in int8"},
+    {NULL, 0, "cache-max-entry-count", "F", SHARE, AT(engine.cache_max_entry_count), 0.001, 0.99,
+     "share of the free memory for keys and values (default 0.8, CPU 0.2)"},
+    {NULL, 0, "kv-memory", "BYTES", BYTES, AT(engine.kv_bytes), 0, 0,
+     "memory for keys and values instead; K, M and G are understood"},
+    {NULL, 0, "max-batch-size", "N", INTEGER, AT(engine.max_sequences), 1, 256,
+     "pictures described at once (default 64, CPU 16)"},
+
+    {"Server", 0, "server", "URL", NAME, AT(server), 0, 0,
+     "ask a running image-chat instead of loading a model"},
+    {NULL, 0, "api-key", "KEY", NAME, AT(api_key), 0, 0, "its key (default: $IMAGE_CHAT_API_KEY)"},
 
     {"Output", 0, "json", NULL, FLAG, AT(json), 0, 0,
      "one JSON object a line: text, finish reason, tokens, timings"},
@@ -156,6 +169,7 @@ void options_help(void) {
            "  describe --chat holiday.jpg\n"
            "  describe --pull llava-hf/llava-1.5-7b-hf\n"
            "  describe --model llava-hf/llava-1.5-7b-hf holiday.jpg\n"
+           "  describe --server http://127.0.0.1:23333 holiday.jpg\n"
            "\n%sEnvironment%s\n"
            "  LLAVA_MODEL   the model where --model names none\n"
            "  HF_HOME       where the Hugging Face cache lies (default: ~/.cache/huggingface)\n"
@@ -237,6 +251,23 @@ static bool parse_seed(const option_spec *spec, const char *text, uint64_t *out)
     return true;
 }
 
+// "500M", "8G", "1073741824".
+static bool parse_bytes(const option_spec *spec, const char *text, size_t *out) {
+    static const char units[] = "KMG";
+    char *end = NULL;
+    errno = 0;
+    unsigned long long value = strtoull(text, &end, 10);
+    const char *unit = *end ? strchr(units, *end) : NULL;
+    const int shift = unit ? 10 * (int)(unit - units + 1) : 0;
+    if (!(*text >= '0' && *text <= '9') || errno || (*end && (!unit || end[1])) || value == 0 ||
+        value > SIZE_MAX >> 1 >> shift) {
+        complain(NULL, "--%s %s: expected a number of bytes, such as 500M or 8G", spec->name, text);
+        return false;
+    }
+    *out = (size_t)value << shift;
+    return true;
+}
+
 // "dynamic", "linear:2", "yarn:4": what is not given is left 0, which means as the model or the
 // session's length says.
 static bool parse_rope(const option_spec *spec, const char *text, lv_rope_config *out) {
@@ -304,6 +335,10 @@ static bool store(const option_spec *spec, const char *text, describe_options *o
             return true;
         }
         return false;
+    case SHARE:
+        return parse_number(spec, text, field);
+    case BYTES:
+        return parse_bytes(spec, text, field);
     case SEED:
         return parse_seed(spec, text, field);
     case ROPE:
@@ -474,6 +509,20 @@ static bool check_batch(const describe_options *o) {
     return keeps_rules(rules, sizeof rules / sizeof *rules);
 }
 
+static bool check_server(const describe_options *o) {
+    const lv_model_options *m = &o->model;
+    const usage_rule rules[] = {
+        {!o->server && o->api_key, "--api-key goes with --server"},
+        {o->server && (o->pull || o->chat || o->params.dump_dir),
+         "--server goes with neither --pull nor --chat nor --dump-tensors"},
+        {o->server && (m->vision_model || m->device || m->n_threads || m->template_name ||
+                       m->session_len || o->has_rope || o->engine.kv_dtype || o->engine.kv_bytes ||
+                       o->engine.cache_max_entry_count > 0 || o->engine.max_sequences),
+         "with --server the model's options are the server's"},
+    };
+    return keeps_rules(rules, sizeof rules / sizeof *rules);
+}
+
 bool options_parse(int argc, char **argv, describe_options *out) {
     bool only_inputs = false;
     for (int i = 1; i < argc; i++) {
@@ -492,7 +541,7 @@ bool options_parse(int argc, char **argv, describe_options *out) {
     if (out->help || out->version) {
         return true;
     }
-    if (!check_together(out) || !check_captions(out) || !check_batch(out)) {
+    if (!check_together(out) || !check_captions(out) || !check_batch(out) || !check_server(out)) {
         return false;
     }
     if (!out->shard.count) {

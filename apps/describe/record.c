@@ -184,7 +184,7 @@ done:
     return status;
 }
 
-lv_status recorder_put(recorder *r, const describe_input *input, lv_picture *picture,
+lv_status recorder_put(recorder *r, const describe_input *input, const lv_picture_info *info,
                        const lv_answer *answer) {
     char *caption = caption_of(r->options, answer->text);
     if (!caption) {
@@ -194,7 +194,7 @@ lv_status recorder_put(recorder *r, const describe_input *input, lv_picture *pic
     if (r->table) {
         lv_answer captioned = *answer;
         captioned.text = caption;
-        status = table_put(r->table, input, picture, &captioned);
+        status = table_put(r->table, input, info, &captioned);
     } else {
         char *path = record_target(r->options, input->source);
         status = path ? put_sidecar(r->options, path, caption) : LV_EINVAL;

@@ -16,25 +16,29 @@ static double peak_memory_mb(void) {
 
 void report_model(const describe_app *app) {
     const lv_model_info *info = &app->info;
+    lv_engine_stats stats;
+    lv_engine_snapshot(app->engine, &stats);
     fprintf(stderr,
             "model     %s (%s)\n"
             "weights   %.1f MB, loaded in %.0f ms\n"
             "template  %s\n"
             "session   %d tokens\n"
             "device    %s\n"
+            "cache     %d tokens in %.0f MB, %d answer%s at once\n"
             "memory    %.0f MB\n",
             info->name, info->dir, (double)info->weight_bytes / 1e6, info->load_ms,
-            info->template_name, info->session_len, info->device, peak_memory_mb());
+            info->template_name, info->session_len, info->device,
+            stats.n_kv_blocks * stats.block_tokens, (double)stats.kv_bytes / 1e6, app->n_sequences,
+            app->n_sequences > 1 ? "s" : "", peak_memory_mb());
     if (*info->no_gpu) {
         fprintf(stderr, "no GPU    %s\n", info->no_gpu);
     }
-    if (info->used_bytes) {
-        const double rest = (double)info->free_bytes - (double)info->kv_bytes;
+    if (stats.device_used_bytes) {
         fprintf(stderr,
-                "on it     %.2f GB weights and work space, %.2f GB a conversation of %d tokens, "
+                "on it     %.2f GB weights, work space and caches (%.2f GB keys and values), "
                 "%.2f GB free\n",
-                (double)info->used_bytes / 1e9, (double)info->kv_bytes / 1e9, info->session_len,
-                rest / 1e9);
+                (double)stats.device_used_bytes / 1e9, (double)stats.kv_bytes / 1e9,
+                (double)stats.device_free_bytes / 1e9);
     }
 }
 
@@ -46,11 +50,12 @@ static void stage(const char *name, double ms, int n_tokens) {
     fputc('\n', stderr);
 }
 
-void report_answer(const char *label, lv_picture *const *pictures, int n, const lv_answer *answer) {
+void report_answer(const char *label, const lv_picture_info *infos, int n,
+                   const lv_answer *answer) {
     double load_ms = 0, preprocess_ms = 0;
     fprintf(stderr, "%s\n", label);
     for (int i = 0; i < n; i++) {
-        lv_picture_info info = lv_picture_describe(pictures[i]);
+        const lv_picture_info info = infos[i];
         load_ms += info.load_ms;
         preprocess_ms += info.preprocess_ms;
         fprintf(stderr, "  picture      %d x %d, %d tile%s of %d x %d, %d tokens\n", info.width,
@@ -89,12 +94,12 @@ static json_t *image_json(const describe_input *input, const lv_picture_info *in
                      info->tile_size, "tokens", info->n_tokens);
 }
 
-char *answer_json(const describe_input *inputs, lv_picture *const *pictures, int n,
+char *answer_json(const describe_input *inputs, const lv_picture_info *infos, int n,
                   const lv_answer *answer) {
     double load_ms = 0, preprocess_ms = 0;
     json_t *images = json_array();
     for (int i = 0; i < n; i++) {
-        lv_picture_info info = lv_picture_describe(pictures[i]);
+        const lv_picture_info info = infos[i];
         load_ms += info.load_ms;
         preprocess_ms += info.preprocess_ms;
         json_array_append_new(images, image_json(&inputs[i], &info));

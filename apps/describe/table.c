@@ -273,10 +273,10 @@ bool table_drop(table *t, const name_set *sources) {
     return ok && k.status == LV_OK;
 }
 
-static char *json_record(const describe_input *input, lv_picture *picture,
+static char *json_record(const describe_input *input, const lv_picture_info *info,
                          const lv_answer *answer) {
     const describe_input named = {.source = input->source, .label = input->source}; // in full
-    char *json = answer_json(&named, &picture, 1, answer), *line = NULL;
+    char *json = answer_json(&named, info, 1, answer), *line = NULL;
     if (json && asprintf(&line, "%s\n", json) < 0) {
         line = NULL;
     }
@@ -284,10 +284,9 @@ static char *json_record(const describe_input *input, lv_picture *picture,
     return line;
 }
 
-lv_status table_put(table *t, const describe_input *input, lv_picture *picture,
+lv_status table_put(table *t, const describe_input *input, const lv_picture_info *info,
                     const lv_answer *answer) {
-    char *line =
-        t->is_csv ? csv_record(input, picture, answer) : json_record(input, picture, answer);
+    char *line = t->is_csv ? csv_record(input, info, answer) : json_record(input, info, answer);
     if (!line) {
         return lv_fail(LV_ENOMEM, "out of memory");
     }

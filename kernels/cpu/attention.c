@@ -195,17 +195,29 @@ lv_status lv_cpu_attention(lv_backend *be, const lv_batch *batch, const lv_atten
 
 // --- images --------------------------------------------------------------------------------------
 
+// A row of keys or scores takes whole vectors: columns that fill none are 60 times as slow.
+static ptrdiff_t padded(int n_rows) {
+    return (n_rows + 15) / 16 * 16;
+}
+
+static ptrdiff_t image_floats(int n_rows, int hd) {
+    return padded(n_rows) * (2 * hd + MAX_ROWS) + 2 * MAX_ROWS * (ptrdiff_t)hd;
+}
+
 // One head of one image: keys transposed and values gathered, then blocks of rows.
 static void image_head(const lv_cpu *cpu, const float *qkv, int n_rows, int n_heads, int hd,
                        float *memory, float *out) {
-    ptrdiff_t d = (ptrdiff_t)n_heads * hd;
-    float *key = memory, *value = key + (ptrdiff_t)n_rows * hd, *q = value + (ptrdiff_t)n_rows * hd;
-    float *scores = q + MAX_ROWS * hd, *sums = scores + (ptrdiff_t)MAX_ROWS * n_rows;
+    ptrdiff_t d = (ptrdiff_t)n_heads * hd, stride = padded(n_rows);
+    float *key = memory, *value = key + stride * hd, *q = value + stride * hd;
+    float *scores = q + MAX_ROWS * hd, *sums = scores + MAX_ROWS * stride;
     float factor = 1.0f / sqrtf((float)hd);
+    for (int i = 0; i < hd; i++) {
+        memset(key + i * stride + n_rows, 0, (size_t)(stride - n_rows) * sizeof(float));
+    }
     for (int t = 0; t < n_rows; t++) {
         const float *row = qkv + t * 3 * d;
         for (int i = 0; i < hd; i++) {
-            key[(ptrdiff_t)i * n_rows + t] = row[d + i];
+            key[i * stride + t] = row[d + i];
         }
         memcpy(value + (ptrdiff_t)t * hd, row + 2 * d, (size_t)hd * sizeof(float));
     }
@@ -214,13 +226,13 @@ static void image_head(const lv_cpu *cpu, const float *qkv, int n_rows, int n_he
         for (int i = 0; i < n * hd; i++) {
             q[i] = qkv[(row0 + i / hd) * 3 * d + i % hd] * factor;
         }
-        memset(scores, 0, (size_t)n * (size_t)n_rows * sizeof(float));
-        cpu->vector->gemm(n, n_rows, hd, q, hd, LV_F32, key, n_rows, scores, n_rows);
+        memset(scores, 0, (size_t)(n * stride) * sizeof(float));
+        cpu->vector->gemm(n, (int)stride, hd, q, hd, LV_F32, key, stride, scores, stride);
         for (int i = 0; i < n; i++) {
-            cpu->vector->softmax(scores + (ptrdiff_t)i * n_rows, n_rows);
+            cpu->vector->softmax(scores + i * stride, n_rows);
         }
         memset(sums, 0, (size_t)n * (size_t)hd * sizeof(float));
-        cpu->vector->gemm(n, hd, n_rows, scores, n_rows, LV_F32, value, hd, sums, hd);
+        cpu->vector->gemm(n, hd, n_rows, scores, stride, LV_F32, value, hd, sums, hd);
         for (int i = 0; i < n; i++) {
             memcpy(out + (row0 + i) * d, sums + (ptrdiff_t)i * hd, (size_t)hd * sizeof(float));
         }
@@ -232,7 +244,7 @@ lv_status lv_cpu_image_attention(lv_backend *be, const void *qkv, int n, int n_r
     lv_cpu *cpu = (lv_cpu *)be;
     void *memory;
     ptrdiff_t d = (ptrdiff_t)n_heads * head_dim;
-    ptrdiff_t per_thread = (ptrdiff_t)n_rows * (2 * head_dim + MAX_ROWS) + 2 * MAX_ROWS * head_dim;
+    ptrdiff_t per_thread = image_floats(n_rows, head_dim);
     LV_TRY(lv_cpu_scratch(cpu, LV_SCRATCH_THREADS,
                           (size_t)(cpu->n_threads * per_thread) * sizeof(float), &memory));
 #pragma omp parallel for num_threads(cpu->n_threads) schedule(dynamic)

@@ -109,8 +109,11 @@ class Inputs(Folders):
         texts = self.captions("out.jsonl")
         self.assertEqual(list(texts), names)
         for name in names[:20]:
-            self.assertEqual(self.good("--json", name).out and
-                             self.objects(self.good("--json", name))[0]["text"].strip(), texts[name])
+            self.assertEqual(self.objects(self.good("--json", name))[0]["text"].strip(), texts[name])
+        for i, options in enumerate((["--max-batch-size", "1"], ["--max-batch-size", "64"],
+                                     ["--max-batch-size", "5", "--kv-memory", "16M"])):
+            self.good("--output", f"{i}.jsonl", *options, *names)
+            self.assertEqual(self.captions(f"{i}.jsonl"), texts)
 
     def test_wrong_usage(self):
         for args in (["--output", "x.txt"], ["--output", "x.jsonl", "--sidecar", ".txt"],

@@ -50,6 +50,12 @@ class Options(Case):
             self.refused("--rope-scaling", value, "good.png", naming="linear:2")
         for value in ("4", "08", "8x", ""):
             self.refused("--quant-policy", value, "good.png", naming="0 or 8")
+        for value in ("0", "-1", "8X", "8GB", "1.5G", "99999999999999999999", "16777216000G", ""):
+            self.refused("--kv-memory", value, "good.png", naming="500M or 8G")
+        for value in ("0", "1", "2", "half"):
+            self.refused("--cache-max-entry-count", value, "good.png", naming="from 0.001 to 0.99")
+        for value in ("0", "257", "x"):
+            self.refused("--max-batch-size", value, "good.png", naming="from 1 to 256")
 
     def test_values_that_are_not_there(self):
         self.refused("good.png", "--prompt", naming="TEXT")

@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import re
 import select
 import signal
 import socket
@@ -124,8 +125,27 @@ class Output(Case):
     def test_verbose(self):
         result = self.run_describe("-v", "--max-tokens", "2", "good.png")
         self.assertEqual(result.status, 0)
-        for word in ("device", "model", "memory", "tokens/s", "48 x 32", "read prompt"):
+        for word in ("device", "model", "memory", "tokens/s", "48 x 32", "read prompt", "cache"):
             self.assertIn(word, result.err)
+
+    def test_memory_for_keys_and_values(self):
+        def cache(*args):
+            result = self.run_describe("-v", "--max-tokens", "2", *args, "good.png")
+            self.assertEqual(result.status, 0, result.err)
+            return re.search(r"cache +(\d+) tokens in (\d+) MB", result.err).groups()
+
+        tokens, megabytes = map(int, cache("--kv-memory", "64M"))
+        self.assertTrue(60 <= megabytes <= 68, megabytes)
+        self.assertEqual(int(cache("--kv-memory", "32M")[0]), tokens // 2 // 64 * 64)
+        self.assertGreater(int(cache("--kv-memory", "32M", "--quant-policy", "8")[0]), tokens)
+        self.assertGreater(int(cache("--cache-max-entry-count", "0.5")[0]), 0)
+        result = self.describe("--kv-memory", "1K", "good.png")
+        self.assertEqual((result.status, len(result.errors)), (3, 1), result.err)
+        self.assertIn("less than one block", result.err)
+        result = self.run_describe("-q", "--kv-memory", f"{megabytes * 1024 * 1024 // tokens * 1024}",
+                                   "--max-tokens", "100000", "good.png", "--session-len", "50000")
+        self.assertEqual((result.status, len(result.errors)), (1, 1), result.err)
+        self.assertIn("the cache has", result.err)
 
     def test_dump_tensors(self):
         result = self.describe("--json", "--dump-tensors", "dump", "good.png")

@@ -5,6 +5,6 @@ if(Python3_FOUND)
     add_test(NAME cli_${part} COMMAND ${Python3_EXECUTABLE} -B ${CMAKE_CURRENT_LIST_DIR}/test_${part}.py)
     set_tests_properties(cli_${part} PROPERTIES LABELS cli TIMEOUT 900
       FIXTURES_REQUIRED golden ENVIRONMENT
-      "DESCRIBE=$<TARGET_FILE:describe>;BENCH=$<TARGET_FILE:llava-bench>;LV_SOURCE=${PROJECT_SOURCE_DIR};LV_BUILD=${CMAKE_BINARY_DIR};LV_TINY=${golden_dir}")
+      "DESCRIBE=$<TARGET_FILE:describe>;BENCH=$<TARGET_FILE:llava-bench>;LV_SOURCE=${PROJECT_SOURCE_DIR};LV_BUILD=${CMAKE_BINARY_DIR};LV_TINY=${golden_dir};LV_SANITIZE=${LV_SANITIZE}")
   endforeach()
 endif()

@@ -19,6 +19,7 @@ typedef struct subject {
     bool is_cuda;
     double tolerance;
     lv_model *model;
+    lv_engine *engine;
 } subject;
 
 // --- near ties ----------------------------------------------------------------------------------
@@ -199,16 +200,14 @@ static int prompt_tokens(const lv_safetensors *golden, const char *item, int n_p
 static void check_item(const subject *s, const char *item) {
     char path[512], dir[] = "/tmp/lv_golden_XXXXXX";
     lv_picture *picture = NULL;
-    lv_session *session = NULL;
     lv_answer answer = {0};
     CHECK(mkdtemp(dir), "no temporary folder");
     snprintf(path, sizeof path, "%s/../%s.png", s->folder, item);
     CHECK_OK(lv_picture_load(s->model, path, NULL, NULL, &picture));
-    CHECK_OK(lv_session_open(s->model, &session));
-    if (picture && session) {
+    if (picture) {
         const lv_message message = {"user", QUESTION, &picture, 1};
         const lv_params params = {.max_tokens = max_tokens(s, item), .dump_dir = dir};
-        CHECK_OK(lv_session_answer(session, &message, 1, &params, NULL, NULL, &answer));
+        CHECK_OK(lv_engine_answer(s->engine, &message, 1, &params, NULL, NULL, &answer));
         CHECK(answer.n_prompt_tokens == prompt_tokens(s->golden, item, 1), "%s: %d prompt tokens",
               item, answer.n_prompt_tokens);
         check_text(s, item, &answer);
@@ -216,27 +215,24 @@ static void check_item(const subject *s, const char *item) {
         check_dumps(s, dir, item);
     }
     lv_answer_free(&answer);
-    lv_session_free(session);
     lv_picture_free(picture);
     rmdir(dir);
 }
 
-// A second question in the same session reads only what is new and answers as from scratch.
+// A second question in the same conversation reads only what is new and answers as from scratch.
 static void check_turns(const subject *s) {
     char path[512];
     lv_picture *picture = NULL;
-    lv_session *session = NULL;
     snprintf(path, sizeof path, "%s/../photo.png", s->folder);
     CHECK_OK(lv_picture_load(s->model, path, NULL, NULL, &picture));
-    CHECK_OK(lv_session_open(s->model, &session));
     const lv_message messages[] = {{"user", QUESTION, &picture, 1},
                                    {"assistant", "A red square.", NULL, 0},
                                    {"user", "And what colour is it?", NULL, 0}};
-    for (int n = 1; n <= 3 && picture && session; n += 2) {
+    for (int n = 1; n <= 3 && picture; n += 2) {
         lv_answer answer = {0};
         const char *item = n == 1 ? "photo" : "turns";
         const lv_params params = {.max_tokens = max_tokens(s, item)};
-        CHECK_OK(lv_session_answer(session, messages, n, &params, NULL, NULL, &answer));
+        CHECK_OK(lv_engine_answer(s->engine, messages, n, &params, NULL, NULL, &answer));
         CHECK(answer.n_prompt_tokens == prompt_tokens(s->golden, item, 1), "%s: %d prompt tokens",
               item, answer.n_prompt_tokens);
         check_text(s, item, &answer);
@@ -247,7 +243,6 @@ static void check_turns(const subject *s) {
         }
         lv_answer_free(&answer);
     }
-    lv_session_free(session);
     lv_picture_free(picture);
 }
 
@@ -262,12 +257,9 @@ static void check_repeated(const subject *s) {
         lv_picture *const shown[] = {pictures[0], pictures[i]};
         const lv_message message = {"user", "<image><image>" QUESTION, shown, 2};
         const lv_params params = {.max_tokens = MAX_NEW};
-        lv_session *session = NULL;
         lv_answer answer = {0};
-        CHECK_OK(lv_session_open(s->model, &session));
-        CHECK_OK(lv_session_answer(session, &message, 1, &params, NULL, NULL, &answer));
+        CHECK_OK(lv_engine_answer(s->engine, &message, 1, &params, NULL, NULL, &answer));
         texts[i] = answer.text;
-        lv_session_free(session);
     }
     CHECK(texts[0] && texts[1] && strcmp(texts[0], texts[1]) == 0, "%s\nor\n%s", texts[0],
           texts[1]);
@@ -285,17 +277,20 @@ int main(int argc, char **argv) {
     const lv_model_options options = {
         .model = argv[2],
         .device = argv[3],
-        .template_name = strstr(argv[1], "mistral") ? "mistral_instruct" : "llava_v1",
-        .kv_dtype = golden_kv(argv[3])};
+        .template_name = strstr(argv[1], "mistral") ? "mistral_instruct" : "llava_v1"};
+    const lv_engine_options engine_options = {.kv_dtype = golden_kv(argv[3])};
     lv_model *model = NULL;
     const lv_status status = lv_model_open(&options, &model);
     if (status == LV_EDEVICE && golden_is_cuda(argv[3])) {
         return check_skip(lv_error());
     }
     CHECK_OK(status);
+    lv_engine *engine = NULL;
+    CHECK_OK(model ? lv_engine_open(model, &engine_options, &engine) : LV_ENOTFOUND);
     lv_safetensors *golden = golden_open(argv[1]);
-    const subject s = {argv[2], golden, golden_is_cuda(argv[3]), golden_tolerance(argv[3]), model};
-    if (model && golden) {
+    const subject s = {argv[2], golden, golden_is_cuda(argv[3]), golden_tolerance(argv[3]),
+                       model,   engine};
+    if (engine && golden) {
         check_item(&s, "odd");
         check_item(&s, "wide");
         check_repeated(&s);
@@ -303,6 +298,7 @@ int main(int argc, char **argv) {
             check_turns(&s);
         }
     }
+    lv_engine_close(engine);
     lv_model_free(model);
     lv_safetensors_free(golden);
     return check_done();

@@ -73,7 +73,7 @@ static void check_stages(const json_t *item, const char *picture, const char *qu
     free_tensor(&(lv_tensor){.data = take_dump("image_embeds").data});
 }
 
-static void check_case(lv_model *model, const json_t *item) {
+static void check_case(lv_engine *engine, const lv_model *model, const json_t *item) {
     const json_t *questions = json_object_get(item, "questions");
     const json_t *before = json_object_get(item, "answers_before");
     const char *picture_name = json_string_value(json_object_get(item, "picture"));
@@ -82,13 +82,11 @@ static void check_case(lv_model *model, const json_t *item) {
     char path[512];
     lv_message messages[2 * MAX_TURNS];
     lv_picture *picture = NULL;
-    lv_session *session = NULL;
     lv_answer answer = {0};
     int n = 0;
     snprintf(path, sizeof path, "%s/tests/golden/demo/%s", golden_source(), picture_name);
     CHECK(n_turns >= 1 && n_turns <= MAX_TURNS);
     CHECK_OK(lv_picture_load(model, path, NULL, NULL, &picture));
-    CHECK_OK(lv_session_open(model, &session));
     for (int i = 0; i < n_turns; i++) {
         const char *question = json_string_value(json_array_get(questions, (size_t)i));
         messages[n++] = (lv_message){"user", question, &picture, i == 0};
@@ -97,15 +95,14 @@ static void check_case(lv_model *model, const json_t *item) {
             messages[n++] = (lv_message){"assistant", given, NULL, 0};
         }
     }
-    if (picture && session) {
+    if (picture) {
         const lv_params params = {.max_tokens = 64, .dump_dir = dump_dir};
-        CHECK_OK(lv_session_answer(session, messages, n, &params, NULL, NULL, &answer));
+        CHECK_OK(lv_engine_answer(engine, messages, n, &params, NULL, NULL, &answer));
         CHECK(answer.text && strcmp(answer.text, want) == 0, "%s, %s: \"%s\", not \"%s\"",
               picture_name, messages[n - 1].text, answer.text ? answer.text : "", want);
         check_stages(item, picture_name, messages[n - 1].text);
     }
     lv_answer_free(&answer);
-    lv_session_free(session);
     lv_picture_free(picture);
 }
 
@@ -120,6 +117,7 @@ int main(int argc, char **argv) {
     const lv_model_options options = {.model = folder, .device = argv[1]};
     tolerance = golden_is_cuda(argv[1]) ? GOLDEN_F16_TOLERANCE : tolerance;
     lv_model *model = NULL;
+    lv_engine *engine = NULL;
     json_t *root = NULL;
     const lv_status status = lv_model_open(&options, &model);
     if (status == LV_EDEVICE && golden_is_cuda(argv[1])) {
@@ -128,11 +126,13 @@ int main(int argc, char **argv) {
     CHECK_OK(status);
     CHECK(mkdtemp(dump_dir));
     CHECK_OK(lv_json_load(cases_file, (size_t)1 << 20, &root));
+    CHECK_OK(model ? lv_engine_open(model, NULL, &engine) : LV_ENOTFOUND);
     const json_t *cases = json_object_get(root, "cases");
     CHECK(json_array_size(cases) >= 15, "%zu cases", json_array_size(cases));
-    for (size_t i = 0; model && i < json_array_size(cases); i++) {
-        check_case(model, json_array_get(cases, i));
+    for (size_t i = 0; engine && i < json_array_size(cases); i++) {
+        check_case(engine, model, json_array_get(cases, i));
     }
+    lv_engine_close(engine);
     lv_model_free(model);
     json_decref(root);
     rmdir(dump_dir);

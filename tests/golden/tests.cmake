@@ -10,7 +10,7 @@ add_test(NAME golden_checkpoints
   COMMAND ${Python3_EXECUTABLE} -B ${CMAKE_CURRENT_SOURCE_DIR}/golden/tiny.py ${golden_dir})
 set_tests_properties(golden_checkpoints PROPERTIES LABELS golden FIXTURES_SETUP golden)
 
-foreach(program stages answers demo rope tokens sampling)
+foreach(program stages answers demo long rope tokens sampling)
   add_executable(golden_${program} golden/${program}.c)
   target_link_libraries(golden_${program} PRIVATE lv_pipeline)
   target_include_directories(golden_${program} PRIVATE ${CMAKE_CURRENT_SOURCE_DIR})
@@ -49,6 +49,7 @@ foreach(case rope_linear rope_dynamic rope_yarn rope_yarn_own rope_llama3 window
   endforeach()
 endforeach()
 golden_test(demo demo cpu)
+golden_test(long long)
 golden_test(tokens_hf tokens small ${golden_dir}/hf15)
 golden_test(tokens_original tokens small ${golden_dir}/orig15)
 golden_test(tokens_llama tokens llama)

@@ -31,6 +31,16 @@ static void answer_redirect(int client, const char *path) {
     }
 }
 
+// To another address of this machine.
+static void answer_away(int client) {
+    char text[256];
+    snprintf(text, sizeof text,
+             "HTTP/1.1 302 Found\r\nLocation: http://127.0.0.2:%d/ok\r\n"
+             "Content-Length: 0\r\n\r\n",
+             port);
+    say(client, text);
+}
+
 // Without a Content-Length, until the client goes away.
 static void answer_endless(int client) {
     static char block[65536];
@@ -86,6 +96,8 @@ static const struct {
 static void answer(int client, const char *path) {
     if (strncmp(path, "/redirect/", 10) == 0) {
         answer_redirect(client, path + 10);
+    } else if (strcmp(path, "/away") == 0) {
+        answer_away(client);
     } else if (strcmp(path, "/endless") == 0) {
         answer_endless(client);
     } else if (strcmp(path, "/slow") == 0) {
@@ -206,6 +218,42 @@ static void test_redirects(void) {
     fails("/to-file", NULL, LV_ENETWORK, NULL);
     fails("/to-data", NULL, LV_ENETWORK, NULL);
     fails("/to-ftp", NULL, LV_ENETWORK, NULL);
+}
+
+// What was asked about last, and how often.
+typedef struct asked {
+    uint32_t only; // the address allowed
+    int n;
+} asked;
+
+static bool allow_one(void *user, const struct sockaddr *address) {
+    asked *a = user;
+    struct sockaddr_in v4;
+    memcpy(&v4, address, sizeof v4);
+    a->n++;
+    return address->sa_family == AF_INET && ntohl(v4.sin_addr.s_addr) == a->only;
+}
+
+static void test_addresses(void) {
+    asked loopback = {.only = 0x7F000001}, other = {.only = 0x7F000002};
+    lv_fetch_options options = {.allow_address = allow_one, .user = &loopback};
+    fetches("/ok", &options, "hello");
+    fetches("/redirect/2", &options, "hello");
+    CHECK(loopback.n >= 2, "%d", loopback.n);
+    lv_buffer out;
+    CHECK_STATUS(get("/away", &options, &out), LV_ENETWORK);
+    CHECK(error_names("may be fetched", NULL), "%s", lv_error());
+    options.user = &other;
+    fails("/ok", &options, LV_ENETWORK, "may be fetched");
+    CHECK(other.n == 1, "%d", other.n);
+    // A proxy would be asked to dial what is refused here.
+    char proxy[64];
+    snprintf(proxy, sizeof proxy, "http://127.0.0.1:%d", port);
+    setenv("http_proxy", proxy, 1);
+    options.user = &loopback;
+    CHECK_STATUS(lv_fetch("http://10.0.0.1/ok", &options, &out), LV_ENETWORK);
+    CHECK(error_names("may be fetched", NULL), "%s", lv_error());
+    unsetenv("http_proxy");
 }
 
 static void test_caps(void) {
@@ -351,6 +399,7 @@ int main(void) {
     CHECK(pthread_create(&thread, NULL, serve, (void *)(intptr_t)listener) == 0);
     test_answers();
     test_redirects();
+    test_addresses();
     test_caps();
     test_progress();
     test_unreachable();

@@ -17,14 +17,20 @@ typedef struct seen {
     char text[4096];
     size_t n;
     int n_calls_left; // the callback says stop after so many
+    int n_tokens;     // that came with the text; their logprobs count them
 } seen;
 
-static bool on_text(void *user, const char *text) {
+static bool on_text(void *user, const lv_piece *piece) {
     seen *s = user;
+    const char *text = piece->text;
     const size_t n = strlen(text);
     CHECK(s->n + n < sizeof s->text);
     memcpy(s->text + s->n, text, n + 1);
     s->n += n;
+    for (int i = 0; i < piece->n_tokens; i++) {
+        CHECK((int)piece->tokens[i].logprob == s->n_tokens++, "token %d came as number %d",
+              (int)piece->tokens[i].logprob, s->n_tokens - 1);
+    }
     return --s->n_calls_left != 0;
 }
 
@@ -50,12 +56,15 @@ static char *stream(const lv_tokenizer *tokenizer, const char *text, const char 
                     int n_stops, seen *s, bool *is_done) {
     lv_answer_stream *answer = NULL;
     lv_ids ids = {0};
-    char *out = NULL;
+    lv_answer out = {0};
+    char spelled[4096] = "";
+    size_t n_spelled = 0;
     *is_done = false;
     CHECK_OK(lv_tokenize(tokenizer, text, strlen(text), &ids));
     CHECK_OK(lv_answer_stream_open(tokenizer, stops, n_stops, NULL, on_text, s, &answer));
     for (int i = 0; i < ids.n && !*is_done; i++) {
-        const lv_status status = lv_answer_stream_push(answer, ids.ids[i], is_done);
+        const lv_token token = {.id = ids.ids[i], .logprob = (float)i};
+        const lv_status status = lv_answer_stream_push(answer, ids.ids[i], &token, is_done);
         if (status == LV_ECANCELLED) {
             break;
         }
@@ -64,7 +73,20 @@ static char *stream(const lv_tokenizer *tokenizer, const char *text, const char 
     CHECK_OK(lv_answer_stream_finish(answer, &out));
     lv_answer_stream_free(answer);
     lv_ids_free(&ids);
-    return out;
+    // Its tokens, those that the callback saw, spell a beginning of the answer; all of it but for
+    // one that a stop string begins within, or white space at the end.
+    CHECK(out.n_logprobs == s->n_tokens, "%d tokens, %d seen", out.n_logprobs, s->n_tokens);
+    for (int i = 0; i < out.n_logprobs; i++) {
+        n_spelled += lv_token_bytes(tokenizer, out.tokens[i].id, spelled + n_spelled,
+                                    sizeof spelled - n_spelled);
+    }
+    const char *from = spelled + strspn(spelled, " \n");
+    CHECK(strncmp(out.text, from, strlen(from)) == 0, "\"%s\" spelled \"%s\"", out.text, from);
+    CHECK(n_stops > 0 || s->n_calls_left >= 0 || strcmp(out.text, from) == 0 ||
+              isspace((unsigned char)text[strlen(text) - 1]),
+          "\"%s\" spelled only \"%s\"", out.text, from);
+    free(out.tokens);
+    return out.text;
 }
 
 static void check_answer(const lv_tokenizer *tokenizer, const char *text, const char *stop,

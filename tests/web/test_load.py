@@ -1,0 +1,284 @@
+"""Many clients at once, clients that go away, and the end under load.
+
+$LV_SOAK_REQUESTS says how many requests the flat memory is shown over (default 360), $LV_STREAMS how
+many streams are held open (default 500).
+"""
+
+import concurrent.futures
+import os
+import random
+import resource
+import selectors
+import signal
+import socket
+import threading
+import time
+import unittest
+
+from web import PICTURES, SANITIZED, SECONDS, Case, Server, data_uri, picture_uri, png, user
+
+# Random letters, till the session is full.
+LONG = {"max_tokens": 1500, "temperature": 2, "stream": True, "response_format": {
+    "type": "json_schema", "json_schema": {"schema": {"type": "string", "minLength": 6000}}}}
+
+
+def read_until(connection, mark, seconds=SECONDS):
+    connection.settimeout(seconds)
+    data = b""
+    while mark not in data:
+        part = connection.recv(65536)
+        if not part:
+            raise AssertionError(f"ended before {mark}: {data[-500:]}")
+        data += part
+    return data
+
+
+class Vanished(Case):
+    def check_slot_free(self, went):
+        self.server.wait_for(lambda: self.server.metric("chat_requests") == 0, 20)
+        seconds = time.monotonic() - went
+        self.assertEqual(self.server.metric("running"), 0)
+        self.assertLess(seconds, 10 if SANITIZED else 3)
+
+    def test_in_the_middle_of_a_stream(self):
+        before = self.server.metric("generated_tokens_total")
+        connection = self.server.send_chat(user("Tell me all."), seed=1, **LONG)
+        read_until(connection, b'"content":"')
+        connection.close()
+        self.check_slot_free(time.monotonic())
+        self.assertLess(self.server.metric("generated_tokens_total") - before, 1400)
+
+    def test_while_nothing_is_written(self):
+        """One that waits for a whole answer, one that is reset, one that only stops sending."""
+        for how in ("close", "reset", "half"):
+            connection = self.server.send_chat(user("Tell me all."), **{**LONG, "stream": False, "seed": 2})
+            self.server.wait_for(lambda: self.server.metric("running") == 1)
+            if how == "reset":
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+            if how == "half":
+                connection.shutdown(socket.SHUT_WR)
+            else:
+                connection.close()
+            self.check_slot_free(time.monotonic())
+            connection.close()
+
+    def test_in_the_queue(self):
+        server = self.start("--max-batch-size", "1")
+        first = server.send_chat(user("Tell me all."), seed=1, **LONG)
+        read_until(first, b'"content":"')
+        waiting = [server.send_chat(user("Hi"), stream=i % 2 == 0) for i in range(6)]
+        server.wait_for(lambda: server.metric("chat_requests") == 7)
+        for connection in waiting:
+            connection.close()
+        server.wait_for(lambda: server.metric("chat_requests") == 1)
+        first.close()
+        server.wait_for(lambda: server.metric("chat_requests") == 0)
+
+    def test_one_of_several_choices_each(self):
+        connection = self.server.send_chat(user("Tell me all."), n=8, seed=1, **LONG)
+        read_until(connection, b'"index":7')
+        connection.close()
+        self.check_slot_free(time.monotonic())
+
+    def test_the_others_go_on(self):
+        want = self.server.text(user("Describe this image.", picture_uri("beach.png")))
+        for i in range(8):
+            connection = self.server.send_chat(user("Tell me all."), seed=i, **LONG)
+            threading.Timer(0.01 * i, connection.close).start()
+            self.assertEqual(self.server.text(user("Describe this image.", picture_uri("beach.png"))), want)
+
+
+class Pings(Case):
+    args = ("--max-batch-size", "1", "--ping-interval", "1")
+
+    def test_a_waiting_stream_is_kept_alive(self):
+        """Its head comes with the first ping; what fails later is told in the stream."""
+        slow = [self.server.send_chat(user("Tell me all."), seed=i, **LONG) for i in range(40)]
+        waiting = self.server.send_chat(user("?", data_uri(b"no picture")), stream=True)
+        good = self.server.send_chat(user("Hi"), stream=True, max_tokens=2)
+        data = read_until(good, b": ping\n\n")
+        self.assertTrue(data.startswith(b"HTTP/1.1 200 "))
+        for connection in slow:
+            connection.close()
+        data += read_until(good, b"[DONE]")
+        self.assertIn(b'"finish_reason":"length"', data)
+        data = read_until(waiting, b"\r\n\r\n")
+        self.assertRegex(data, b"^HTTP/1.1 (400|200) ")
+        if b"[DONE]" not in data and b" 200 " in data[:20]:
+            data += read_until(waiting, b"[DONE]")
+            self.assertIn(b'data: {"error":', data)
+        good.close()
+        waiting.close()
+
+
+class SlowReader(Case):
+    def test_others_are_not_held_up(self):
+        connection = self.server.send_chat(user("Tell me all."), n=4, seed=3, **{**LONG, "max_tokens": 200})
+        start = time.monotonic()
+        for _ in range(5):
+            self.server.text(user("Hi"), max_tokens=2)
+        self.assertLess(time.monotonic() - start, 60 if SANITIZED else 10)
+        data = read_until(connection, b"[DONE]")
+        connection.close()
+        self.assertEqual(data.count(b'"finish_reason":"'), 4)
+
+
+class Clients64(Case):
+    def test_mixed_pictures(self):
+        """Each of 64 clients gets the answer that it gets alone."""
+        questions = []
+        for name in sorted(os.listdir(PICTURES))[:8]:
+            for text in ("Describe this image.", "What is in the picture?", "Is there a cat?"):
+                questions.append((user(text, picture_uri(name)),))
+        for i in range(8):
+            questions.append((user("Describe this image.", data_uri(png(20 + i, 50 - i, (30 * i, 99, 7)))),))
+            questions.append((user(f"Say {i} words."),))
+        alone = [self.server.text(*question, max_tokens=40) for question in questions]
+        rng = random.Random(5)
+        work = [rng.randrange(len(questions)) for _ in range(64 * 3)]
+
+        def ask(i):
+            if rng.random() < 0.5:
+                return self.server.text(*questions[i], max_tokens=40)
+            events = self.server.chat(*questions[i], max_tokens=40, stream=True).events
+            return "".join(event["choices"][0]["delta"].get("content", "") for event in events)
+
+        with concurrent.futures.ThreadPoolExecutor(64) as pool:
+            got = list(pool.map(ask, work))
+        wrong = [(i, alone[i], answer) for i, answer in zip(work, got) if answer != alone[i]]
+        self.assertEqual(wrong, [])
+
+
+class Streams(unittest.TestCase):
+    def test_many_open_streams(self):
+        n_streams = int(os.environ.get("LV_STREAMS", "60" if SANITIZED else "500"))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (4096, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+        server = Server("-q", "--ping-interval", "1")
+        self.addCleanup(server.stop)
+        for i in range(16):  # every slot has been used: what is the model's is there
+            server.text(user(f"{i}?"), max_tokens=2)
+        before = server.rss_mb()
+        selector = selectors.DefaultSelector()
+        for i in range(n_streams):
+            connection = server.send_chat(user("Tell me."), seed=i, stream=True, temperature=2, max_tokens=40)
+            selector.register(connection, selectors.EVENT_READ, bytearray())
+        peak, done = 0, 0
+        end = time.monotonic() + 2 * SECONDS
+        while done < n_streams and time.monotonic() < end:
+            for key, _ in selector.select(1):
+                part = key.fileobj.recv(65536)
+                key.data.extend(part)
+                if not part or b"[DONE]" in key.data[-40:]:
+                    self.assertTrue(key.data.startswith(b"HTTP/1.1 200 "), key.data[:200])
+                    self.assertIn(b'"finish_reason":"', key.data)
+                    selector.unregister(key.fileobj)
+                    key.fileobj.close()
+                    done += 1
+            peak = max(peak, server.rss_mb())
+        print(f"{n_streams} streams: {before:.0f} MB before, {peak:.0f} MB at most")
+        self.assertEqual(done, n_streams)
+        if not SANITIZED:
+            self.assertLess(peak - before, 150)
+
+
+class Soak(unittest.TestCase):
+    @unittest.skipIf(SANITIZED, "AddressSanitizer keeps freed memory")
+    def test_flat_memory(self):
+        n = int(os.environ.get("LV_SOAK_REQUESTS", "360"))
+        server = Server("-q", "--image-cache", "4M", "--kv-memory", "48M")
+        self.addCleanup(server.stop)
+
+        def ask(i):
+            kind = i % 6
+            shade = i // 24 if i % 24 < 2 else i % 10  # most pictures have been seen before
+            picture = data_uri(png(20 + shade % 250, 300 - shade % 250, (shade % 256, shade // 256, 7)))
+            if kind == 0:
+                return server.chat(user("What?", picture), max_tokens=4).status
+            if kind == 1:
+                return server.chat(user("What?", picture), max_tokens=4, stream=True).status
+            if kind == 2:
+                return server.chat(user("What?", data_uri(b"no picture %d" % i)), max_tokens=4).status
+            if kind == 3:
+                return server.chat(user(f"Number {i}"), max_tokens=4, n=2, logprobs=True, top_logprobs=3).status
+            if kind == 4:
+                connection = server.send_chat(user(f"Gone {i}"), max_tokens=100, temperature=2, stream=True)
+                connection.close()
+                return 200
+            return server.chat(user("What?"), max_tokens=3, response_format={"type": "json_object"}).status
+
+        rss = []
+        with concurrent.futures.ThreadPoolExecutor(8) as pool:
+            for part in range(6):
+                statuses = set(pool.map(ask, range(part * n // 6, (part + 1) * n // 6)))
+                self.assertLessEqual(statuses, {200, 400})
+                rss.append(server.rss_mb())
+        print(f"{n} requests: RSS in MB after each sixth:", " ".join(f"{mb:.1f}" for mb in rss))
+        self.assertLess(rss[-1] - rss[1], 12)
+
+
+class End(unittest.TestCase):
+    def load(self, server, n, **more):
+        return [server.send_chat(user(f"{i}?"), **{**LONG, "seed": i, **more}) for i in range(n)]
+
+    def test_sigterm_drains(self):
+        """What was asked is answered to its end; what comes later is not taken."""
+        server = Server("--drain-timeout", "120")
+        idle = server.connect()
+        connections = self.load(server, 12, max_tokens=60)
+        server.wait_for(lambda: server.metric("chat_requests") == 12)
+        server.process.send_signal(signal.SIGTERM)
+        server.wait_for(lambda: "ending" in server.log)
+        with self.assertRaises(OSError):
+            server.connect()
+        idle.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        answer = idle.recv(4096)
+        self.assertTrue(answer.startswith(b"HTTP/1.1 503 "), answer)
+        self.assertIn(b"draining", answer)
+        for connection in connections:
+            data = read_until(connection, b"[DONE]")
+            self.assertIn(b'"finish_reason":"', data)
+            connection.close()
+        idle.close()
+        self.assertEqual(server.process.wait(SECONDS), 0)
+
+    def test_sigterm_deadline(self):
+        """What does not end in time is told so."""
+        server = Server("--drain-timeout", "0", "--max-batch-size", "2")
+        streams = self.load(server, 4)
+        wholes = self.load(server, 4, stream=False)
+        read_until(streams[0], b'"content":"')
+        server.wait_for(lambda: server.metric("chat_requests") == 8)
+        start = time.monotonic()
+        self.assertEqual(server.stop(), 0)
+        self.assertLess(time.monotonic() - start, 30 if SANITIZED else 5)
+        data = b""
+        while part := streams[0].recv(65536):
+            data += part
+        self.assertIn(b'"code":"shutting_down"', data)
+        for connection in wholes:
+            self.assertTrue(connection.recv(4096).startswith(b"HTTP/1.1 503 "))
+        for connection in streams + wholes:
+            connection.close()
+
+    def test_sigint(self):
+        server = Server()
+        self.assertEqual(server.stop(signal.SIGINT), 0)
+        server = Server()
+        connections = self.load(server, 3)
+        server.wait_for(lambda: server.metric("chat_requests") == 3)
+        server.process.send_signal(signal.SIGINT)
+        server.wait_for(lambda: "ending" in server.log)
+        start = time.monotonic()
+        self.assertEqual(server.stop(signal.SIGINT), 130)
+        self.assertLess(time.monotonic() - start, 5)
+        for connection in connections:
+            connection.close()
+
+    def test_signal_while_loading(self):
+        for _ in range(5):
+            server = Server(wait=False)
+            self.assertEqual(server.stop(), 0)
+
+
+if __name__ == "__main__":
+    unittest.main()
