@@ -12,7 +12,7 @@ breach() {
 mapfile -t hosts < <(find apps core kernels llm pipeline preprocess projector tests vision \
     -name '*.[ch]' -o -name '*.cc' | sort)
 mapfile -t kernels < <(find kernels -name '*.cu' -o -name '*.cuh' | sort)
-mapfile -t texts < <(git ls-files 2>/dev/null | grep -Ev '\.(png|jpe?g|webp|gif|safetensors|model|npy)$')
+mapfile -t texts < <(git ls-files 2>/dev/null | grep -Ev '/vendor/|\.(png|jpe?g|webp|gif|safetensors|model|npy)$')
 
 # Layout.
 clang-format-14 --dry-run -Werror "${hosts[@]}" "${kernels[@]}" || breach "clang-format -i wanted (above)"
