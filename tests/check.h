@@ -40,4 +40,13 @@ static inline int check_skip(const char *why) {
     return 77;
 }
 
+#ifdef LV_SOURCE_DIR
+// The source tree: where this was built, or $LV_SOURCE_DIR where the programs were carried
+// elsewhere.
+static inline const char *check_source(void) {
+    const char *named = getenv("LV_SOURCE_DIR");
+    return named ? named : LV_SOURCE_DIR;
+}
+#endif
+
 #endif

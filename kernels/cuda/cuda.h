@@ -94,6 +94,7 @@ typedef struct lv_device_batch {
     const int32_t *tile_first;  // [n_tiles] first query row of the tile, counted in its sequence
     const float *inv_freq;      // [n_seqs, head_dim / 2]
     const float *rope_scale;    // [n_seqs]
+    const void *turns;          // f32 [n_tokens, head_dim / 2, 2] cos and sin; NULL: no angles
     const int32_t *block_table; // [n_seqs, table_stride]
 } lv_device_batch;
 
@@ -124,7 +125,8 @@ enum {
     LV_SCRATCH_PARTS,  // f32 sums of parts of K (small.cu)
     LV_SCRATCH_PATCHES, // f16 rows of patches
     LV_SCRATCH_SAMPLE,
-    LV_SCRATCH_LOAD, // a tensor as stored, while it is converted
+    LV_SCRATCH_TURNS, // lv_device_batch.turns
+    LV_SCRATCH_LOAD,  // a tensor as stored, while it is converted
     LV_CUDA_N_SCRATCH
 };
 
@@ -165,6 +167,7 @@ typedef struct lv_cuda {
     // Sampling (sample.c)
     int32_t *tokens; // dev [LV_MAX_ROWS] of the last call
     struct lv_sampler *sampler;
+    struct lv_chain *chain; // operations put off (small_chain.cu); NULL until used
 } lv_cuda;
 
 // --- device.c
@@ -268,10 +271,19 @@ typedef struct lv_small {
     const lv_device_batch *batch;
     int first_row, n_heads, n_kv_heads, head_dim;
     void *kv_new; // f16 [m, 2 n_kv_heads head_dim]: keys, then values
+    // May be put off until lv_cuda_flush: it is all of a pass's operation, others may follow.
+    bool may_wait;
 } lv_small;
 
 bool lv_cuda_small_takes(const lv_cuda *cuda, const lv_linear *w); // shape and format
 lv_status lv_cuda_small(lv_cuda *cuda, const lv_small *args) LV_MUST_CHECK;
+
+// --- small_chain.cu: few rows, several operations in one kernel ----------------------------------
+
+// Enqueues the operations that lv_cuda_small put off. Whatever enqueues work calls it first.
+lv_status lv_cuda_flush(lv_cuda *cuda) LV_MUST_CHECK;
+void lv_cuda_chain_drop(lv_cuda *cuda); // forgets them
+void lv_cuda_chain_free(lv_cuda *cuda);
 
 // --- dense.c: many rows
 // ------------------------------------------------------------------------------
@@ -317,6 +329,8 @@ lv_status lv_cuda_rms_norm(lv_cuda *cuda, const void *x, const int32_t *rows, in
                            const float *norm, float eps, void *out) LV_MUST_CHECK;
 lv_status lv_cuda_activate(lv_cuda *cuda, lv_activation activation, void *x,
                            size_t n) LV_MUST_CHECK;
+// The angles' cosines and sines of a batch -> turns.
+lv_status lv_cuda_turn(lv_cuda *cuda, const lv_device_batch *batch) LV_MUST_CHECK;
 // qkv f16 [m, n] in tile order of `pair` (+ bias of the linear) -> as LV_ROTATE.
 lv_status lv_cuda_rotate(lv_cuda *cuda, const lv_small *args, const void *qkv) LV_MUST_CHECK;
 // gate_up f16 [m, 2 d_ff] in tile order of `pair` -> out f16 [m, d_ff].

@@ -547,6 +547,7 @@ static lv_status dense(lv_cuda *cuda, const void *x, int m, const lv_linear *w,
     if (m < 1) {
         return m == 0 ? LV_OK : lv_fail(LV_EINVAL, "linear of %d rows", m);
     }
+    LV_TRY(lv_cuda_flush(cuda));
     return w->format == LV_W_F16 ? multiply(cuda, &t) : multiply_expanded(cuda, &t, w);
 }
 

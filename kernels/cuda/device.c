@@ -109,6 +109,7 @@ void lv_cuda_free(lv_backend *be, void *dev) {
 lv_status lv_cuda_scratch(lv_cuda *cuda, int slot, size_t n_bytes, void **out) {
     if (cuda->scratch[slot].n_bytes < n_bytes) {
         void *data;
+        LV_TRY(lv_cuda_flush(cuda));
         lv_cuda_forget_graphs(cuda); // they hold the old address
         lv_cuda_free(&cuda->base, cuda->scratch[slot].data);
         cuda->scratch[slot].data = NULL;
@@ -193,6 +194,7 @@ static void cuda_close(lv_backend *be) {
         cudaStreamSynchronize(cuda->stream);
     }
     lv_cuda_pass_free(cuda);
+    lv_cuda_chain_free(cuda);
     lv_cuda_sampler_free(cuda);
     lv_cuda_loader_free(cuda);
     lv_cuda_blas_free(cuda);

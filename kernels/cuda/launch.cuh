@@ -26,6 +26,7 @@ template <class... Params, class... Args>
 static lv_status lv_launch_clusters(lv_cuda *cuda, const char *name, void (*kernel)(Params...),
                                     int cluster, dim3 grid, dim3 block, size_t shared_bytes,
                                     Args... args) {
+    LV_TRY(lv_cuda_flush(cuda));
     if (shared_bytes > 0) {
         LV_TRY(lv_cuda_check(cuda,
                              cudaFuncSetAttribute((const void *)kernel,

@@ -20,6 +20,7 @@ static lv_status in_runs(lv_cuda *cuda, const lv_small *whole, int out_width, in
         const int first = runs[i].first;
         lv_small part = *whole;
         part.m = runs[i].n;
+        part.may_wait = in_pass && n_runs == 1;
         part.first_row = first;
         part.x = rows_from(whole->x, first, whole->w->n_in);
         part.residual = rows_from(whole->residual, first, out_width);

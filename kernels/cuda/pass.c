@@ -161,6 +161,12 @@ static lv_status upload(lv_cuda *cuda, const lv_batch *b) {
     LV_CUDA_TRY(cuda, cudaMemcpyAsync(cuda->batch_dev, pinned, n_bytes, cudaMemcpyHostToDevice,
                                       cuda->stream));
     LV_CUDA_TRY(cuda, cudaEventRecord(cuda->batch_slots[cuda->batch_slot].copied, cuda->stream));
+    if (b->inv_freq && b->n_tokens > 0 && cuda->batch.token_seq) {
+        const size_t n_angles = (size_t)b->n_tokens * (size_t)(b->head_dim / 2);
+        void *turns;
+        LV_TRY(lv_cuda_scratch(cuda, LV_SCRATCH_TURNS, n_angles * 2 * sizeof(float), &turns));
+        cuda->batch.turns = turns;
+    }
     return LV_OK;
 }
 
@@ -193,7 +199,8 @@ lv_status lv_cuda_batch(lv_cuda *cuda, const lv_batch *batch, const lv_device_ba
         return LV_OK;
     }
     LV_TRY(lv_cuda_enter(cuda));
-    return upload(cuda, batch);
+    LV_TRY(upload(cuda, batch));
+    return lv_cuda_turn(cuda, &cuda->batch);
 }
 
 // --- graphs -------------------------------------------------------------------------------------
@@ -233,11 +240,18 @@ static lv_cuda_graph *find_graph(lv_cuda *cuda, void *user) {
     return g;
 }
 
+// All that a pass enqueues after its upload.
+static lv_status run(lv_cuda *cuda, const lv_batch *batch, lv_pass_body *body, void *user) {
+    LV_TRY(lv_cuda_turn(cuda, &cuda->batch));
+    LV_TRY(body(user, batch));
+    return lv_cuda_flush(cuda);
+}
+
 static lv_status record(lv_cuda *cuda, const lv_batch *batch, lv_pass_body *body, void *user,
                         cudaGraphExec_t *out) {
     cudaGraph_t graph = NULL;
     LV_CUDA_TRY(cuda, cudaStreamBeginCapture(cuda->stream, cudaStreamCaptureModeThreadLocal));
-    lv_status status = body(user, batch);
+    lv_status status = run(cuda, batch, body, user);
     const cudaError_t error = cudaStreamEndCapture(cuda->stream, &graph);
     if (status == LV_OK) {
         status = lv_cuda_check(cuda, error, "recording a pass");
@@ -257,7 +271,7 @@ static lv_status run_steady(lv_cuda *cuda, const lv_batch *batch, lv_pass_body *
         if (g) {
             g->n_uses = 1; // before body: work space that it enlarges forgets all entries
         }
-        return body(user, batch);
+        return run(cuda, batch, body, user);
     }
     if (!g->exec) {
         cudaGraphExec_t exec = NULL;
@@ -288,8 +302,9 @@ lv_status lv_cuda_pass(lv_backend *be, const lv_batch *batch, lv_pass_body *body
     LV_TRY(split(cuda, batch));
     cuda->current = batch;
     const lv_status status =
-        batch->steady ? run_steady(cuda, batch, body, user) : body(user, batch);
+        batch->steady ? run_steady(cuda, batch, body, user) : run(cuda, batch, body, user);
     cuda->current = NULL;
+    lv_cuda_chain_drop(cuda); // of a body that failed
     return status;
 }
 

@@ -267,12 +267,36 @@ __host__ __device__ static inline int tile_place(int row, int pair) {
     return block * 2 * pair + in_half / 8 * LV_TILE + in_block / pair * 8 + in_half % 8;
 }
 
+// turns[t, i] = (cos, sin)(position[t] inv_freq[seq[t], i]) scale[seq[t]], by the accurate sincosf,
+// as it loses nothing against the CPU's. A block a token.
+__global__ void __launch_bounds__(THREADS)
+    turn_kernel(const int32_t *seqs, const int32_t *positions, const float *inv_freq,
+                const float *scales, int half, float2 *turns) {
+    lv_wait_previous();
+    lv_launch_next();
+    const int t = blockIdx.x, seq = seqs[t];
+    const float position = (float)positions[t], scale = scales[seq];
+    for (int i = threadIdx.x; i < half; i += blockDim.x) {
+        float s, c;
+        sincosf(__fmul_rn(position, inv_freq[(size_t)seq * half + i]), &s, &c);
+        turns[(size_t)t * half + i] = make_float2(__fmul_rn(c, scale), __fmul_rn(s, scale));
+    }
+}
+
+lv_status lv_cuda_turn(lv_cuda *cuda, const lv_device_batch *b) {
+    const int half = b->head_dim / 2;
+    return !b->turns
+               ? LV_OK
+               : lv_launch(cuda, "turn", turn_kernel, dim3(b->n_tokens),
+                           dim3(half < THREADS ? half : THREADS), 0, b->token_seq, b->token_pos,
+                           b->inv_freq, b->rope_scale, half, (float2 *)(uintptr_t)b->turns);
+}
+
 typedef struct rotate_args {
-    const __half *qkv;  // [m, (n_heads + 2 n_kv_heads) head_dim] in tile order of pair
-    const float *bias;  // of the same in natural order, or NULL
-    __half *q, *kv_new; // natural order
-    const int32_t *seq, *position;
-    const float *inv_freq, *scale;
+    const __half *qkv;   // [m, (n_heads + 2 n_kv_heads) head_dim] in tile order of pair
+    const float *bias;   // of the same in natural order, or NULL
+    __half *q, *kv_new;  // natural order
+    const float2 *turns; // [m, head_dim / 2]
     int n_heads, n_kv_heads, head_dim, pair;
 } rotate_args;
 
@@ -285,13 +309,10 @@ __device__ static inline void load_biased(const rotate_args *a, size_t row0, int
     }
 }
 
-// q and k: (a, b) -> (a cos - b sin, b cos + a sin) of position * inv_freq, a and b being i and
-// i + head_dim / 2 of a head; v as it is.
-//
-// A block a token; its angles' cosines and sines [head_dim / 2] in shared memory, from the accurate
-// sincosf, as they lose nothing against the CPU's there; N = 8 where head_dim is a multiple of 16,
-// else 1. 7B: 24.6 KB in and out, 108 MB for 2204 tokens: the bytes bind, of which a good part is
-// still in the L2 cache.
+// q and k: (a, b) -> (a cos - b sin, b cos + a sin), a and b being i and i + head_dim / 2 of a
+// head; v as it is. A block a token; its cosines and sines [head_dim / 2] in shared memory; N = 8
+// where head_dim is a multiple of 16, else 1. 7B: 24.6 KB in and out, 108 MB for 2204 tokens: the
+// bytes bind, of which a good part is still in the L2 cache.
 template <int N>
 __global__ void __launch_bounds__(THREADS) rotate_kernel(const __grid_constant__ rotate_args a) {
     extern __shared__ float cosines[];
@@ -303,13 +324,10 @@ __global__ void __launch_bounds__(THREADS) rotate_kernel(const __grid_constant__
     __half *q = a.q + (size_t)t * a.n_heads * hd, *kv = a.kv_new + (size_t)t * 2 * kv_width;
     lv_wait_previous();
     lv_launch_next();
-    const int seq = a.seq[t];
-    const float position = (float)a.position[t], scale = a.scale[seq];
     for (int i = threadIdx.x; i < half; i += THREADS) {
-        float s, c;
-        sincosf(position * a.inv_freq[(size_t)seq * half + i], &s, &c);
-        cosines[i] = c * scale;
-        sines[i] = s * scale;
+        const float2 turn = a.turns[(size_t)t * half + i];
+        cosines[i] = turn.x;
+        sines[i] = turn.y;
     }
     for (int i = threadIdx.x * N; i < kv_width; i += THREADS * N) {
         float v[N];
@@ -336,7 +354,7 @@ __global__ void __launch_bounds__(THREADS) rotate_kernel(const __grid_constant__
 lv_status lv_cuda_rotate(lv_cuda *cuda, const lv_small *s, const void *qkv) {
     const lv_device_batch *batch = s->batch;
     const bool adds_bias = s->w->pair != 0 && s->w->pair != 8; // else it is in qkv already
-    if (batch->head_dim != s->head_dim || s->head_dim % 2 != 0) {
+    if (batch->head_dim != s->head_dim || s->head_dim % 2 != 0 || !batch->turns) {
         return lv_fail(LV_EINVAL, "heads of %d, and a batch's angles for heads of %d", s->head_dim,
                        batch->head_dim);
     }
@@ -344,10 +362,8 @@ lv_status lv_cuda_rotate(lv_cuda *cuda, const lv_small *s, const void *qkv) {
                               .bias = adds_bias ? s->w->bias : NULL,
                               .q = (__half *)s->out,
                               .kv_new = (__half *)s->kv_new,
-                              .seq = batch->token_seq + s->first_row,
-                              .position = batch->token_pos + s->first_row,
-                              .inv_freq = batch->inv_freq,
-                              .scale = batch->rope_scale,
+                              .turns = (const float2 *)batch->turns +
+                                       (size_t)s->first_row * (size_t)(s->head_dim / 2),
                               .n_heads = s->n_heads,
                               .n_kv_heads = s->n_kv_heads,
                               .head_dim = s->head_dim,

@@ -31,8 +31,8 @@
 //   total           ((s0 + s1) + (s2 + s3)) + ((s4 + s5) + (s6 + s7))
 //
 // narrow (m <= 4)   A warp a slice: a block of 8 warps has one tile at a time, two blocks an SM,
-//   tiles dealt in turn. Every warp has a ring of units on their way (int4: 8 of 1072 bytes by bulk
-//   copies that end on a barrier each; f16 and int8: 3 of 2 KiB by cp.async, each lane its own
+//   tiles dealt in turn. Every warp has a ring of units on their way (int4: 4 of two records by
+//   bulk copies that end on a barrier each; f16 and int8: 3 of 2 KiB by cp.async, each lane its own
 //   fragments), 134 KiB an SM for int4 and 96 else, running on across tiles. Weights are asked for
 //   before the previous kernel's end; x is then staged, with its norm and its sums, in shared
 //   memory. Slices meet in shared memory, two buffers, one barrier a tile.
@@ -49,16 +49,18 @@
 // Bytes of a 7B layer at m = 1, int4: QKV 26.3 MB, O 8.8, gate and up 47.2, down 23.6: 6.1, 2.0,
 // 11.0 and 5.5 us at 4.3 TB/s; 2 FLOP a weight and row, 0.4 GFLOP a layer and row: memory binds up
 // to about 60 rows.
+#include "kernels/cuda/small_chain.h"
 #include "kernels/cuda/small_finish.cuh"
 #include "kernels/cuda/small_narrow.h"
 #include "kernels/cuda/small_rows.cuh"
 #include "kernels/cuda/small_wide.h"
 
 #define NARROW_BLOCKS_PER_SM 2
-#define NARROW_STAGES_INT4 8
+#define NARROW_STAGES_INT4 4
 #define NARROW_STAGES_ROWS 3 // f16 and int8
 #define NARROW_MOST_ROWS 4   // beyond, the wide kernel's plan is the faster one
-#define WIDE_MAX_STAGES 8
+#define WIDE_MAX_STAGES_INT4 4
+#define WIDE_MAX_STAGES 8 // f16 and int8
 #define MAX_PARTS LV_SLICES
 
 // --- kernels around the wide one -----------------------------------------------------------------
@@ -77,7 +79,7 @@ typedef struct lv_prepare {
 static __global__ void __launch_bounds__(LV_SMALL_BLOCK)
     small_prepare(const __grid_constant__ lv_prepare p) {
     extern __shared__ __align__(128) uint8_t shared[]; // the row before its norm, segments
-    const lv_norm_head head = lv_norm_ahead(p.norm, p.n_in);
+    const lv_norm_head head = lv_norm_ahead<LV_SMALL_BLOCK>(p.norm, p.n_in);
     lv_launch_next();
     lv_wait_previous();
     const int row = blockIdx.x, source = p.rows ? p.rows[row] : row;
@@ -97,7 +99,7 @@ static __global__ void __launch_bounds__(LV_SMALL_BLOCK)
                        .sums = (float *)(slab + p.nt * 2048) + in_slab,
                        .sums_stride = step / (int)sizeof(float),
                        .segments = (float *)(shared + p.n_in * 2)};
-    lv_stage_rows<true>(r, head);
+    lv_stage_rows<true, LV_SMALL_BLOCK>(r, head);
 }
 
 // A thread two places of a row.
@@ -123,13 +125,13 @@ static __global__ void __launch_bounds__(LV_SMALL_BLOCK)
         }
         y[half] = lv_join(parts, job.n_parts);
     }
-    lv_small_finish<FORMAT>(job, place, token, y[0], y[1]);
+    lv_small_finish<FORMAT>(job, place, token, y[0], y[1], lv_look_ahead(job, place, token));
 }
 
 // --- plans ---------------------------------------------------------------------------------------
 
-static int unit_bytes(lv_format format) {
-    return format == LV_W_INT4 ? lv_unit_bytes<LV_W_INT4>() : lv_unit_bytes<LV_W_F16>();
+static int slot_bytes(lv_format format) {
+    return format == LV_W_INT4 ? lv_slot_bytes<LV_W_INT4>() : lv_slot_bytes<LV_W_F16>();
 }
 
 static int row_pad(lv_format format) {
@@ -138,19 +140,18 @@ static int row_pad(lv_format format) {
 
 // Rings as deep as shared memory allows, two blocks an SM or one. *n_blocks is 0 where x does not
 // fit.
-static void plan_narrow(const lv_cuda *cuda, const lv_linear *w, lv_small_job *job, int *n_blocks,
+static void plan_narrow(const lv_cuda *cuda, lv_format format, lv_small_job *job, int *n_blocks,
                         size_t *shared_bytes) {
-    const int most = w->format == LV_W_INT4 ? NARROW_STAGES_INT4 : NARROW_STAGES_ROWS;
+    const int most = format == LV_W_INT4 ? NARROW_STAGES_INT4 : NARROW_STAGES_ROWS;
     const size_t reserved = 1024; // of every block, by the driver
     *n_blocks = 0;
     for (int blocks = NARROW_BLOCKS_PER_SM; blocks > 0; blocks--) {
         const size_t limit = (cuda->shared_bytes + reserved) / (size_t)blocks - reserved;
         for (int stages = most; stages > 1 && (stages > 2 || blocks == 1); stages--) {
-            const lv_narrow_layout at =
-                lv_narrow_plan(unit_bytes(w->format), row_pad(w->format), job->m, job->n_in, stages,
-                               job->norm != NULL);
+            const lv_narrow_layout at = lv_narrow_plan(slot_bytes(format), row_pad(format), job->m,
+                                                       job->n_in, stages, job->norm != NULL);
             if ((size_t)at.n_bytes <= limit) {
-                const int n_tiles = w->n_out / LV_TILE, n = blocks * cuda->n_sms;
+                const int n_tiles = job->n_out / LV_TILE, n = blocks * cuda->n_sms;
                 job->stages = stages;
                 *n_blocks = n_tiles < n ? n_tiles : n;
                 *shared_bytes = (size_t)at.n_bytes;
@@ -197,9 +198,9 @@ static lv_status plan_wide(lv_cuda *cuda, const lv_linear *w, lv_small_job *job,
         int n_resident;
         LV_TRY(lv_small_wide_resident(cuda, n_parts, &n_resident));
         for (int n_warps = 1; n_warps <= LV_WIDE_WARPS; n_warps++) {
-            int stages = WIDE_MAX_STAGES;
+            int stages = w->format == LV_W_INT4 ? WIDE_MAX_STAGES_INT4 : WIDE_MAX_STAGES;
             while (stages > 1 &&
-                   lv_wide_plan(unit_bytes(w->format), plan->nt, n_warps, stages, n_parts).n_bytes >
+                   lv_wide_plan(slot_bytes(w->format), plan->nt, n_warps, stages, n_parts).n_bytes >
                        limit) {
                 stages--;
             }
@@ -316,12 +317,19 @@ static lv_small_job job_of(const lv_small *s) {
         job.n_heads = s->n_heads;
         job.n_kv_heads = s->n_kv_heads;
         job.head_dim = s->head_dim;
-        job.token_seq = s->batch->token_seq + s->first_row;
-        job.token_pos = s->batch->token_pos + s->first_row;
-        job.inv_freq = s->batch->inv_freq;
-        job.rope_scale = s->batch->rope_scale;
+        job.turns =
+            (const float2 *)s->batch->turns + (size_t)s->first_row * (size_t)(s->head_dim / 2);
     }
     return job;
+}
+
+lv_status lv_small_alone(lv_cuda *cuda, lv_small_job *job, lv_format format) {
+    int n_blocks;
+    size_t shared_bytes;
+    plan_narrow(cuda, format, job, &n_blocks, &shared_bytes);
+    return n_blocks > 0
+               ? lv_small_narrow(cuda, job, format, n_blocks, shared_bytes)
+               : lv_fail(LV_EUNSUPPORTED, "few rows: %d rows of %d do not fit", job->m, job->n_in);
 }
 
 lv_status lv_cuda_small(lv_cuda *cuda, const lv_small *s) {
@@ -334,8 +342,12 @@ lv_status lv_cuda_small(lv_cuda *cuda, const lv_small *s) {
     }
     lv_small_job job = job_of(s);
     if (s->m <= NARROW_MOST_ROWS) {
-        plan_narrow(cuda, w, &job, &n_blocks, &shared_bytes);
+        plan_narrow(cuda, w->format, &job, &n_blocks, &shared_bytes);
     }
-    return n_blocks > 0 ? lv_small_narrow(cuda, &job, w->format, n_blocks, shared_bytes)
-                        : run_wide(cuda, w, &job);
+    if (n_blocks == 0) {
+        return run_wide(cuda, w, &job);
+    }
+    return s->may_wait && w->format == LV_W_INT4 && cuda->sm >= 90
+               ? lv_small_put_off(cuda, &job)
+               : lv_small_narrow(cuda, &job, w->format, n_blocks, shared_bytes);
 }

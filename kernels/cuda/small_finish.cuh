@@ -38,21 +38,41 @@ __device__ static inline float lv_activated(lv_activation activation, float x) {
     }
 }
 
+// Where the sums of places `place` and place + 8 (place % 16 < 8) of one row of x go, and what
+// their epilogue reads besides: wanted as early as it may be read.
+typedef struct lv_ahead {
+    int r0, r1;
+    float2 residual; // at rows r0 and r1
+    float2 turn;     // cos and sin
+} lv_ahead;
+
+__device__ static inline lv_ahead lv_look_ahead(const lv_small_job &job, int place, int token) {
+    lv_ahead ahead = {};
+    const bool natural = job.pair == 8 || job.pair == 0, halves = 2 * job.pair == job.n_out;
+    ahead.r0 = natural  ? place
+               : halves ? place / LV_TILE * 8 + place % LV_TILE
+                        : lv_tile_row(place, job.pair);
+    ahead.r1 = ahead.r0 + (natural ? 8 : job.pair);
+    if (job.residual) {
+        const unsigned short *from = (const unsigned short *)job.residual;
+        const size_t at = (size_t)token * job.n_out;
+        ahead.residual.x = __half2float(__ushort_as_half(__ldcg(from + at + ahead.r0)));
+        ahead.residual.y = __half2float(__ushort_as_half(__ldcg(from + at + ahead.r1)));
+    }
+    if (job.epilogue == LV_ROTATE && ahead.r0 < (job.n_heads + job.n_kv_heads) * job.head_dim) {
+        ahead.turn = job.turns[(size_t)token * (job.head_dim / 2) + ahead.r0 % job.head_dim];
+    }
+    return ahead;
+}
+
 // Rows r and r + head_dim / 2 of [q; k; v].
 __device__ static inline void lv_store_rotated(const lv_small_job &job, int row, int token,
-                                               float y0, float y1) {
+                                               float y0, float y1, float2 turn) {
     const int half = job.head_dim / 2, head = row / job.head_dim, i = row % job.head_dim;
     if (head < job.n_heads + job.n_kv_heads) {
-        const int seq = job.token_seq[token];
-        const float scale = job.rope_scale[seq];
-        float sine, cosine;
-        sincosf(__fmul_rn((float)job.token_pos[token], job.inv_freq[(size_t)seq * half + i]), &sine,
-                &cosine);
-        sine = __fmul_rn(sine, scale);
-        cosine = __fmul_rn(cosine, scale);
         const float a = y0, b = y1;
-        y0 = __fsub_rn(__fmul_rn(a, cosine), __fmul_rn(b, sine));
-        y1 = __fadd_rn(__fmul_rn(b, cosine), __fmul_rn(a, sine));
+        y0 = __fsub_rn(__fmul_rn(a, turn.x), __fmul_rn(b, turn.y));
+        y1 = __fadd_rn(__fmul_rn(b, turn.x), __fmul_rn(a, turn.y));
     }
     __half *to =
         head < job.n_heads
@@ -63,12 +83,12 @@ __device__ static inline void lv_store_rotated(const lv_small_job &job, int row,
     to[half] = __float2half_rn(y1);
 }
 
-// The sums y0 and y1 of places `place` and place + 8 of the tile order, place % 16 < 8, for one row
-// of x. No multiplication here may be fused into an addition differently in the two kernels.
+// The sums y0 and y1 of places `place` and place + 8. No multiplication here may be fused into an
+// addition differently in the two kernels.
 template <int FORMAT>
 __device__ static inline void lv_small_finish(const lv_small_job &job, int place, int token,
-                                              float y0, float y1) {
-    const int r0 = lv_tile_row(place, job.pair), r1 = lv_tile_row(place + 8, job.pair);
+                                              float y0, float y1, const lv_ahead &ahead) {
+    const int r0 = ahead.r0, r1 = ahead.r1;
     if (FORMAT == LV_W_INT4) {
         y0 = __fmul_rn(y0, 1 / LV_SUM_UNIT);
         y1 = __fmul_rn(y1, 1 / LV_SUM_UNIT);
@@ -86,8 +106,8 @@ __device__ static inline void lv_small_finish(const lv_small_job &job, int place
         y0 = lv_activated(job.activation, y0);
         y1 = lv_activated(job.activation, y1);
         if (job.residual) {
-            y0 = __fadd_rn(y0, __half2float(job.residual[at + r0]));
-            y1 = __fadd_rn(y1, __half2float(job.residual[at + r1]));
+            y0 = __fadd_rn(y0, ahead.residual.x);
+            y1 = __fadd_rn(y1, ahead.residual.y);
         }
         ((__half *)job.out)[at + r0] = __float2half_rn(y0);
         ((__half *)job.out)[at + r1] = __float2half_rn(y1);
@@ -97,13 +117,32 @@ __device__ static inline void lv_small_finish(const lv_small_job &job, int place
         ((float *)job.out)[at + r1] = y1;
         break;
     case LV_ROTATE:
-        lv_store_rotated(job, r0, token, y0, y1);
+        lv_store_rotated(job, r0, token, y0, y1, ahead.turn);
         break;
     case LV_GATE:
         ((__half *)job.out)[at / 2 + r0] =
             __float2half_rn(__fmul_rn(lv_activated(LV_ACT_SILU, y0), y1));
         break;
     }
+}
+
+// The end of a tile whose slices' sums are f32 [slice][row / 8][row % 8][column] in shared memory:
+// thread `reader` of 64 has a row below 8, the one eight further, and a column.
+template <int FORMAT>
+__device__ static inline void lv_finish_slices(const lv_small_job &job, const float *sums, int tile,
+                                               int reader, const lv_ahead &ahead) {
+    float y[2];
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+        float s[LV_SLICES];
+#pragma unroll
+        for (int i = 0; i < LV_SLICES; i++) {
+            s[i] = sums[i * 128 + half * 64 + reader];
+        }
+        y[half] = __fadd_rn(__fadd_rn(__fadd_rn(s[0], s[1]), __fadd_rn(s[2], s[3])),
+                            __fadd_rn(__fadd_rn(s[4], s[5]), __fadd_rn(s[6], s[7])));
+    }
+    lv_small_finish<FORMAT>(job, tile * LV_TILE + reader / 8, reader % 8, y[0], y[1], ahead);
 }
 
 #endif

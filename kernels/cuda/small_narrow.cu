@@ -4,28 +4,24 @@
 #include "kernels/cuda/small_rows.cuh"
 
 // Blocks of this and of the next kernel whose registers fit an SM together.
-#if __CUDA_ARCH__ >= 900
-#define RESIDENT(format) ((format) == LV_W_INT4 ? 4 : 3)
-#else
-#define RESIDENT(format) 3
-#endif
+#define RESIDENT 3
 
 template <int FORMAT>
-static __global__ void __launch_bounds__(LV_SMALL_BLOCK, RESIDENT(FORMAT))
+static __global__ void __launch_bounds__(LV_SMALL_BLOCK, RESIDENT)
     narrow(const __grid_constant__ lv_small_job job) {
     extern __shared__ __align__(128) uint8_t shared[];
     const int tid = threadIdx.x, warp = tid / 32, lane = tid % 32, g = lane / 4, t = lane % 4;
     const int n_records = job.n_in / LV_RECORD_K, n_tiles = job.n_out / LV_TILE;
     const int first = warp * n_records / LV_SLICES, last = (warp + 1) * n_records / LV_SLICES;
-    const lv_narrow_layout at = lv_narrow_plan(lv_unit_bytes<FORMAT>(), lv_row_bytes<FORMAT>(0),
+    const lv_narrow_layout at = lv_narrow_plan(lv_slot_bytes<FORMAT>(), lv_row_bytes<FORMAT>(0),
                                                job.m, job.n_in, job.stages, job.norm != nullptr);
 
     lv_ring ring = lv_ring_start<FORMAT, 1>(
-        job, shared + warp * job.stages * lv_unit_bytes<FORMAT>(),
+        job, shared + warp * job.stages * lv_slot_bytes<FORMAT>(),
         lv_shared(shared + at.barriers) + warp * job.stages * 8, blockIdx.x,
         (n_tiles - (int)blockIdx.x + (int)gridDim.x - 1) / (int)gridDim.x, gridDim.x, 1, first,
         last, LV_EVICT_FIRST, lane);
-    const lv_norm_head head = lv_norm_ahead(job.norm, job.n_in);
+    const lv_norm_head head = lv_norm_ahead<LV_SMALL_BLOCK>(job.norm, job.n_in);
     lv_wait_previous();
 
     const int row_bytes = lv_row_bytes<FORMAT>(job.n_in);
@@ -41,7 +37,7 @@ static __global__ void __launch_bounds__(LV_SMALL_BLOCK, RESIDENT(FORMAT))
                           .sums = FORMAT == LV_W_F16 ? nullptr : sums,
                           .sums_stride = LV_NARROW_ROWS,
                           .segments = (float *)(shared + at.segments)};
-    lv_stage_rows<false>(rows, head);
+    lv_stage_rows<false, LV_SMALL_BLOCK>(rows, head);
     __syncthreads();
 
     // Columns of x beyond m repeat row 0; nobody looks at their results.
@@ -50,6 +46,12 @@ static __global__ void __launch_bounds__(LV_SMALL_BLOCK, RESIDENT(FORMAT))
     const float *sums_slice = sums + first * LV_NARROW_ROWS + 2 * t;
     for (int tile = blockIdx.x, turn = 0; tile < n_tiles; tile += gridDim.x, turn++) {
         float acc[1][1][4] = {};
+        const int reader = (tid - turn * 64) & (LV_SMALL_BLOCK - 1); // two warps, in turn
+        const bool reads = reader < 64 && reader % 8 < job.m;
+        lv_ahead ahead = {};
+        if (reads) {
+            ahead = lv_look_ahead(job, tile * LV_TILE + reader / 8, reader % 8);
+        }
         const uint8_t *x = x_slice;
         const float *sum = sums_slice;
         for (int unit = 0; unit < ring.per_tile; unit++) {
@@ -66,20 +68,8 @@ static __global__ void __launch_bounds__(LV_SMALL_BLOCK, RESIDENT(FORMAT))
         mine[lane] = make_float2(acc[0][0][0], acc[0][0][1]);
         mine[32 + lane] = make_float2(acc[0][0][2], acc[0][0][3]);
         __syncthreads();
-        const int reader = (tid - turn * 64) & (LV_SMALL_BLOCK - 1); // two warps, in turn
-        if (reader < 64 && reader % 8 < job.m) {
-            float y[2];
-#pragma unroll
-            for (int half = 0; half < 2; half++) {
-                float s[LV_SLICES];
-#pragma unroll
-                for (int i = 0; i < LV_SLICES; i++) {
-                    s[i] = buffer[i * 128 + half * 64 + reader];
-                }
-                y[half] = __fadd_rn(__fadd_rn(__fadd_rn(s[0], s[1]), __fadd_rn(s[2], s[3])),
-                                    __fadd_rn(__fadd_rn(s[4], s[5]), __fadd_rn(s[6], s[7])));
-            }
-            lv_small_finish<FORMAT>(job, tile * LV_TILE + reader / 8, reader % 8, y[0], y[1]);
+        if (reads) {
+            lv_finish_slices<FORMAT>(job, buffer, tile, reader, ahead);
         }
     }
 }

@@ -15,10 +15,10 @@ typedef struct lv_narrow_layout {
 } lv_narrow_layout;
 
 // pad: bytes after a row.
-LV_HOST_DEVICE static inline lv_narrow_layout lv_narrow_plan(int unit_bytes, int pad, int m,
+LV_HOST_DEVICE static inline lv_narrow_layout lv_narrow_plan(int slot_bytes, int pad, int m,
                                                              int n_in, int stages, bool norm) {
     lv_narrow_layout at;
-    at.barriers = 8 * stages * unit_bytes;
+    at.barriers = 8 * stages * slot_bytes;
     at.partials = at.barriers + 8 * stages * 8;
     at.sums = at.partials + 2 * 8 * 128 * 4;
     at.segments = at.sums + n_in / 128 * 32;

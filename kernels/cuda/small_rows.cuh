@@ -1,9 +1,9 @@
 // Rows of activations for the "few rows" kernels: gathered, normed, and summed over each group of
 // 128 k, which the zeros of int4 (and the offset of int8) are multiplied by.
 //
-// A block of 256 takes chunk j 256 + tid of eight elements of each row, so that a warp holds a
-// segment of rms.cuh and each half of it a group. A group's sum adds a chunk's elements in order
-// and the chunks in a butterfly.
+// A block of BLOCK threads takes chunk j BLOCK + tid of eight elements of each row, so that a warp
+// holds a segment of rms.cuh and each half of it a group. A group's sum adds a chunk's elements in
+// order and the chunks in a butterfly.
 #ifndef LV_KERNELS_CUDA_SMALL_ROWS_CUH
 #define LV_KERNELS_CUDA_SMALL_ROWS_CUH
 
@@ -11,6 +11,11 @@
 #include "kernels/cuda/small_wide.h"
 
 #define LV_BATCH 6 // chunks that a thread has on their way at once
+
+// A barrier of the block's first BLOCK threads, which are those that work on rows.
+template <int BLOCK> __device__ static inline void lv_sync() {
+    asm volatile("bar.sync 0, %0;" ::"n"(BLOCK) : "memory");
+}
 
 typedef struct lv_rows {
     const __half *x; // f16 [*, n_in]
@@ -33,6 +38,7 @@ typedef struct lv_norm_head {
     float4 v[4];
 } lv_norm_head;
 
+template <int BLOCK>
 __device__ static inline lv_norm_head lv_norm_ahead(const float *norm, int n_in) {
     lv_norm_head head = {};
     const int chunk = threadIdx.x;
@@ -40,9 +46,9 @@ __device__ static inline lv_norm_head lv_norm_ahead(const float *norm, int n_in)
         head.v[0] = *(const float4 *)(norm + chunk * 8);
         head.v[1] = *(const float4 *)(norm + chunk * 8 + 4);
     }
-    if (norm && chunk + LV_SMALL_BLOCK < n_in / 8) {
-        head.v[2] = *(const float4 *)(norm + (chunk + LV_SMALL_BLOCK) * 8);
-        head.v[3] = *(const float4 *)(norm + (chunk + LV_SMALL_BLOCK) * 8 + 4);
+    if (norm && chunk + BLOCK < n_in / 8) {
+        head.v[2] = *(const float4 *)(norm + (chunk + BLOCK) * 8);
+        head.v[3] = *(const float4 *)(norm + (chunk + BLOCK) * 8 + 4);
     }
     return head;
 }
@@ -70,8 +76,8 @@ __device__ static inline void lv_sum_group(const lv_rows &r, int row, int chunk,
 }
 
 // Rows as they are, and their groups' sums or, before a norm, their segments' sums of squares.
-template <bool SLABS> __device__ static inline void lv_read_rows(const lv_rows &r) {
-    const int n_chunks = r.n_in / 8, per_row = (n_chunks + LV_SMALL_BLOCK - 1) / LV_SMALL_BLOCK;
+template <bool SLABS, int BLOCK> __device__ static inline void lv_read_rows(const lv_rows &r) {
+    const int n_chunks = r.n_in / 8, per_row = (n_chunks + BLOCK - 1) / BLOCK;
     const int n_segments = (r.n_in + LV_RMS_SEGMENT - 1) / LV_RMS_SEGMENT;
     int next_row = 0, next_chunk = threadIdx.x, row = 0, chunk = threadIdx.x;
     for (int first = 0; first < r.m * per_row; first += LV_BATCH) {
@@ -81,10 +87,10 @@ template <bool SLABS> __device__ static inline void lv_read_rows(const lv_rows &
             bits[i] = make_uint4(0, 0, 0, 0);
             if (next_row < r.m && next_chunk < n_chunks) {
                 const int source = r.rows ? r.rows[next_row] : next_row;
-                bits[i] = *(const uint4 *)(r.x + (size_t)source * r.n_in + next_chunk * 8);
+                bits[i] = __ldcg((const uint4 *)(r.x + (size_t)source * r.n_in + next_chunk * 8));
             }
-            next_chunk += LV_SMALL_BLOCK;
-            if (next_chunk >= per_row * LV_SMALL_BLOCK) {
+            next_chunk += BLOCK;
+            if (next_chunk >= per_row * BLOCK) {
                 next_chunk = threadIdx.x;
                 next_row++;
             }
@@ -107,8 +113,8 @@ template <bool SLABS> __device__ static inline void lv_read_rows(const lv_rows &
                     lv_sum_group(r, row, chunk, v);
                 }
             }
-            chunk += LV_SMALL_BLOCK;
-            if (chunk >= per_row * LV_SMALL_BLOCK) {
+            chunk += BLOCK;
+            if (chunk >= per_row * BLOCK) {
                 chunk = threadIdx.x;
                 row++;
             }
@@ -117,9 +123,9 @@ template <bool SLABS> __device__ static inline void lv_read_rows(const lv_rows &
 }
 
 // Each thread norms the chunks that it wrote.
-template <bool SLABS>
+template <bool SLABS, int BLOCK>
 __device__ static inline void lv_norm_rows(const lv_rows &r, const lv_norm_head &head) {
-    const int n_chunks = r.n_in / 8, per_row = (n_chunks + LV_SMALL_BLOCK - 1) / LV_SMALL_BLOCK;
+    const int n_chunks = r.n_in / 8, per_row = (n_chunks + BLOCK - 1) / BLOCK;
     const int n_segments = (r.n_in + LV_RMS_SEGMENT - 1) / LV_RMS_SEGMENT;
     for (int row = 0; row < r.m; row++) {
         float sum = 0;
@@ -129,7 +135,7 @@ __device__ static inline void lv_norm_rows(const lv_rows &r, const lv_norm_head 
         }
         const float factor = lv_rms_factor(sum, r.n_in, r.eps);
         for (int j = 0; j < per_row; j++) {
-            const int chunk = j * LV_SMALL_BLOCK + threadIdx.x;
+            const int chunk = j * BLOCK + threadIdx.x;
             float v[8] = {0, 0, 0, 0, 0, 0, 0, 0};
             if (chunk < n_chunks) {
                 const uint4 *at = lv_row_chunk<false>(r, row, chunk);
@@ -160,7 +166,7 @@ __device__ static inline void lv_norm_rows(const lv_rows &r, const lv_norm_head 
 
 // A single row of at most CHUNKS chunks a thread, which stay in registers all the way: one row is
 // what most steps have, and every instruction here delays them.
-template <int CHUNKS, bool NORM>
+template <int CHUNKS, bool NORM, int BLOCK>
 __device__ static inline void lv_stage_one(const lv_rows &r, const lv_norm_head &head) {
     const int n_chunks = r.n_in / 8, tid = threadIdx.x;
     const __half *x = r.x + (r.rows ? (size_t)r.rows[0] * r.n_in : 0);
@@ -168,21 +174,22 @@ __device__ static inline void lv_stage_one(const lv_rows &r, const lv_norm_head 
     float v[8];
 #pragma unroll
     for (int i = 0; i < CHUNKS; i++) {
-        const int chunk = i * LV_SMALL_BLOCK + tid;
-        bits[i] = chunk < n_chunks ? *(const uint4 *)(x + chunk * 8) : make_uint4(0, 0, 0, 0);
+        const int chunk = i * BLOCK + tid;
+        bits[i] =
+            chunk < n_chunks ? __ldcg((const uint4 *)(x + chunk * 8)) : make_uint4(0, 0, 0, 0);
     }
     if (NORM) {
         const int n_segments = (r.n_in + LV_RMS_SEGMENT - 1) / LV_RMS_SEGMENT;
 #pragma unroll
         for (int i = 0; i < CHUNKS; i++) {
-            const int segment = (i * LV_SMALL_BLOCK + tid) / 32;
+            const int segment = (i * BLOCK + tid) / 32;
             lv_rms_unpack(bits[i], v);
             const float sum = lv_rms_segment(v);
             if (tid % 32 == 0 && segment < n_segments) {
                 r.segments[segment] = sum;
             }
         }
-        __syncthreads();
+        lv_sync<BLOCK>();
         float sum = 0;
 #pragma unroll 8
         for (int i = 0; i < n_segments; i++) {
@@ -191,7 +198,7 @@ __device__ static inline void lv_stage_one(const lv_rows &r, const lv_norm_head 
         const float factor = lv_rms_factor(sum, r.n_in, r.eps);
 #pragma unroll
         for (int i = 0; i < CHUNKS; i++) {
-            const int chunk = i * LV_SMALL_BLOCK + tid;
+            const int chunk = i * BLOCK + tid;
             float4 a = i == 0 ? head.v[0] : head.v[2], b = i == 0 ? head.v[1] : head.v[3];
             if (i > 1 && chunk < n_chunks) {
                 a = *(const float4 *)(r.norm + chunk * 8);
@@ -210,7 +217,7 @@ __device__ static inline void lv_stage_one(const lv_rows &r, const lv_norm_head 
     }
 #pragma unroll
     for (int i = 0; i < CHUNKS; i++) {
-        const int chunk = i * LV_SMALL_BLOCK + tid;
+        const int chunk = i * BLOCK + tid;
         if (r.to && chunk < n_chunks) {
             *(uint4 *)(r.to + chunk * 16) = bits[i];
         }
@@ -221,26 +228,31 @@ __device__ static inline void lv_stage_one(const lv_rows &r, const lv_norm_head 
     }
 }
 
-// A block of LV_SMALL_BLOCK threads calls it; the rows are there after its next barrier.
-template <bool SLABS>
+// A block of BLOCK threads calls it; the rows are there after its next barrier.
+template <bool SLABS, int BLOCK>
 __device__ static inline void lv_stage_rows(const lv_rows &r, const lv_norm_head &head) {
-    const int per_thread = (r.n_in / 8 + LV_SMALL_BLOCK - 1) / LV_SMALL_BLOCK;
-    if (!SLABS && r.m == 1 && r.norm && per_thread <= 2) {
-        lv_stage_one<2, true>(r, head);
+    constexpr int MOST = BLOCK <= 256 ? 6 : 3;
+    const int per_thread = (r.n_in / 8 + BLOCK - 1) / BLOCK;
+    if (!SLABS && r.m == 1 && r.norm && per_thread == 1) {
+        lv_stage_one<1, true, BLOCK>(r, head);
+        return;
+    }
+    if (!SLABS && r.m == 1 && r.norm && per_thread == 2) {
+        lv_stage_one<2, true, BLOCK>(r, head);
         return;
     }
     if (!SLABS && r.m == 1 && !r.norm && per_thread <= 2) {
-        lv_stage_one<2, false>(r, head);
+        lv_stage_one<2, false, BLOCK>(r, head);
         return;
     }
-    if (!SLABS && r.m == 1 && !r.norm && per_thread <= 6) {
-        lv_stage_one<6, false>(r, head);
+    if (!SLABS && r.m == 1 && !r.norm && per_thread <= MOST) {
+        lv_stage_one<MOST, false, BLOCK>(r, head);
         return;
     }
-    lv_read_rows<SLABS>(r);
+    lv_read_rows<SLABS, BLOCK>(r);
     if (r.norm) {
-        __syncthreads();
-        lv_norm_rows<SLABS>(r, head);
+        lv_sync<BLOCK>();
+        lv_norm_rows<SLABS, BLOCK>(r, head);
     }
 }
 

@@ -152,10 +152,11 @@ __device__ static inline float4 cluster_load(const float4 *mine, int rank) {
 template <int FORMAT>
 __device__ static inline void finish(const lv_small_job &job, int place, int token, float4 y) {
     if (token < job.m) {
-        lv_small_finish<FORMAT>(job, place, token, y.x, y.z);
+        lv_small_finish<FORMAT>(job, place, token, y.x, y.z, lv_look_ahead(job, place, token));
     }
     if (token + 1 < job.m) {
-        lv_small_finish<FORMAT>(job, place, token + 1, y.y, y.w);
+        lv_small_finish<FORMAT>(job, place, token + 1, y.y, y.w,
+                                lv_look_ahead(job, place, token + 1));
     }
 }
 
@@ -230,7 +231,7 @@ static __global__ void __launch_bounds__(32 * LV_WIDE_WARPS, 1)
     const int n_records = job.n_in / LV_RECORD_K, first = slice0 * n_records / LV_SLICES;
     const int last = (slice0 + n_slices) * n_records / LV_SLICES;
     const lv_wide_layout at =
-        lv_wide_plan(lv_unit_bytes<FORMAT>(), NT, n_warps, job.stages, job.n_parts);
+        lv_wide_plan(lv_slot_bytes<FORMAT>(), NT, n_warps, job.stages, job.n_parts);
 
     lv_ring ring = lv_ring_start<FORMAT, LV_WIDE_TILES>(
         job, shared + warp * at.ring, lv_shared(shared + at.barriers) + warp * job.stages * 8,
@@ -297,7 +298,7 @@ static lv_status launch(lv_cuda *cuda, const lv_small_job *job, int nt, int n_wa
     static const wide_kernel kernels[] = {wide<FORMAT, 1>, wide<FORMAT, 2>, wide<FORMAT, 3>,
                                           wide<FORMAT, 4>};
     const lv_wide_layout at =
-        lv_wide_plan(lv_unit_bytes<FORMAT>(), nt, n_warps, job->stages, job->n_parts);
+        lv_wide_plan(lv_slot_bytes<FORMAT>(), nt, n_warps, job->stages, job->n_parts);
     return lv_launch_clusters(cuda, "few rows, wide", kernels[nt - 1],
                               job->parts ? 1 : job->n_parts, n_blocks, 32 * n_warps,
                               (size_t)at.n_bytes, *job);

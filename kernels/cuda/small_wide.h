@@ -34,10 +34,10 @@ typedef struct lv_wide_layout {
     int n_bytes;
 } lv_wide_layout;
 
-LV_HOST_DEVICE static inline lv_wide_layout lv_wide_plan(int unit_bytes, int nt, int n_warps,
+LV_HOST_DEVICE static inline lv_wide_layout lv_wide_plan(int slot_bytes, int nt, int n_warps,
                                                          int stages, int n_parts) {
     lv_wide_layout at;
-    at.ring = stages * LV_WIDE_TILES * unit_bytes;
+    at.ring = stages * LV_WIDE_TILES * slot_bytes;
     at.levels = n_parts == 8 ? 0 : n_parts == 4 ? 1 : n_parts == 2 ? 2 : 3;
     at.slabs = n_warps * at.ring;
     at.saved = at.slabs + LV_WIDE_SLABS * lv_slab_bytes(nt);

@@ -44,7 +44,7 @@ static void check_ids(const json_t *want, const char *what) {
 static void check_stage(const char *name, const char *item, double allowed) {
     char path[512];
     lv_tensor got = take_dump(name), want = {0};
-    snprintf(path, sizeof path, "%s/tests/golden/demo/%s_%s.npy", golden_source(), name, item);
+    snprintf(path, sizeof path, "%s/tests/golden/demo/%s_%s.npy", check_source(), name, item);
     if (access(path, R_OK) == 0) {
         CHECK_OK(lv_npy_load(path, (size_t)1 << 26, &want));
         CHECK(lv_tensor_bytes(&got) == lv_tensor_bytes(&want), "%s of %s: another size", name,
@@ -84,7 +84,7 @@ static void check_case(lv_engine *engine, const lv_model *model, const json_t *i
     lv_picture *picture = NULL;
     lv_answer answer = {0};
     int n = 0;
-    snprintf(path, sizeof path, "%s/tests/golden/demo/%s", golden_source(), picture_name);
+    snprintf(path, sizeof path, "%s/tests/golden/demo/%s", check_source(), picture_name);
     CHECK(n_turns >= 1 && n_turns <= MAX_TURNS);
     CHECK_OK(lv_picture_load(model, path, NULL, NULL, &picture));
     for (int i = 0; i < n_turns; i++) {
@@ -112,8 +112,8 @@ int main(int argc, char **argv) {
         return 2;
     }
     char folder[512], cases_file[512];
-    snprintf(folder, sizeof folder, "%s/assets/demo-model", golden_source());
-    snprintf(cases_file, sizeof cases_file, "%s/tests/golden/demo/demo.json", golden_source());
+    snprintf(folder, sizeof folder, "%s/assets/demo-model", check_source());
+    snprintf(cases_file, sizeof cases_file, "%s/tests/golden/demo/demo.json", check_source());
     const lv_model_options options = {.model = folder, .device = argv[1]};
     tolerance = golden_is_cuda(argv[1]) ? GOLDEN_F16_TOLERANCE : tolerance;
     lv_model *model = NULL;

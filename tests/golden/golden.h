@@ -38,13 +38,6 @@ static inline double golden_tolerance(const char *backend) {
     return golden_is_cuda(backend) ? GOLDEN_F16_TOLERANCE : GOLDEN_TOLERANCE;
 }
 
-// The source tree: where this was built, or $LV_SOURCE_DIR where the programs were carried
-// elsewhere.
-static inline const char *golden_source(void) {
-    const char *named = getenv("LV_SOURCE_DIR");
-    return named ? named : LV_SOURCE_DIR;
-}
-
 // The stored tensor "item/what"; NULL where there is none.
 static inline const lv_tensor *golden_find(const lv_safetensors *file, const char *item,
                                            const char *what) {
@@ -89,7 +82,7 @@ static inline double golden_error(const float *ours, size_t n, const lv_tensor *
 static inline lv_safetensors *golden_open(const char *name) {
     char path[512];
     lv_safetensors *file = NULL;
-    snprintf(path, sizeof path, "%s/tests/golden/data/%s.safetensors", golden_source(), name);
+    snprintf(path, sizeof path, "%s/tests/golden/data/%s.safetensors", check_source(), name);
     CHECK_OK(lv_safetensors_open(path, &file));
     return file;
 }

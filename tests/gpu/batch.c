@@ -113,7 +113,9 @@ static void run_cache(machine *m, lv_dtype kv) {
 int main(void) {
     machine m = {.be = open_cuda()};
     lv_checkpoint *checkpoint = NULL;
-    CHECK_OK(lv_checkpoint_open(LV_SOURCE_DIR "/assets/demo-model", NULL, &checkpoint));
+    char demo[4096];
+    snprintf(demo, sizeof demo, "%s/assets/demo-model", check_source());
+    CHECK_OK(lv_checkpoint_open(demo, NULL, &checkpoint));
     CHECK_OK(lv_llm_load(checkpoint, m.be, NULL, &m.llm));
     m.vocab = lv_llm_config(m.llm)->vocab_size;
     run_cache(&m, LV_F16);

@@ -104,6 +104,7 @@ static inline double bench_time(lv_cuda *cuda, void (*launch)(lv_cuda *cuda, voi
 typedef struct bench_call {
     bench_weights *w[5];
     int n_w, n_rounds, m;
+    bool may_wait;
     void *x, *wide, *out;
     float *norm;
 } bench_call;
@@ -126,10 +127,12 @@ static inline void bench_launch(lv_cuda *cuda, void *user) {
                                 .residual = w->n_out == 4096 ? c->x : NULL,
                                 .out = gate               ? c->wide
                                        : w->n_out == 4096 ? c->x
-                                                          : c->out};
+                                                          : c->out,
+                                .may_wait = c->may_wait};
             CHECK_OK(lv_cuda_small(cuda, &s));
         }
     }
+    CHECK_OK(lv_cuda_flush(cuda));
 }
 
 static inline void bench_print(lv_cuda *cuda, bench_call *c, const char *name, const char *format) {
@@ -181,6 +184,9 @@ static inline void bench_linears(lv_cuda *cuda) {
         c.n_w = 4;
         c.n_rounds = 32;
         bench_print(cuda, &c, "a layer's four", formats[order[f]]);
+        c.may_wait = true;
+        bench_print(cuda, &c, "the same, in a chain", formats[order[f]]);
+        c.may_wait = false;
         for (int i = 0; i < 5; i++) {
             bench_free(cuda, w[i]);
         }
