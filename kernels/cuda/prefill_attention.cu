@@ -216,14 +216,16 @@ __global__ void __launch_bounds__(THREADS, blocks_of(HD, R, I8))
                   a.q_stride * (int)sizeof(__half), WARPS * 16 * R, b.n_rows);
     fetch_page<HD, R, I8>(&a, &b, page, false, shared);
     for (; page <= last; page++) {
-        float score[R][PAGE / 8][4];
+        float score[R][PAGE / 8][4], factor[R][2];
         const bool seen = is_seen<R>(&b, page);
         arrive_page<HD, R, I8>(&b, page, false, shared);
         fetch_page<HD, R, I8>(&a, &b, page, true, shared);
         if (seen) {
             scores_of<HD, R, I8>(score, &b, shared);
             scale_and_mask<R, I8>(score, &b, page, shared->key_scale);
-            softmax_page<HD, R>(score, &sums, a.scale);
+            if (softmax_page<HD, R>(score, &sums, a.scale, factor)) {
+                rescale<HD, R>(&sums, factor);
+            }
         }
         arrive_page<HD, R, I8>(&b, page, true, shared);
         if (page < last) {

@@ -96,56 +96,59 @@ __device__ static inline void scale_and_mask(float score[R][PAGE / 8][4], const 
     }
 }
 
-// Scores -> probabilities in place; what was summed is rescaled where a row's maximum grew.
+// Scores -> probabilities in place. True where a row's maximum grew: what was summed so far is then
+// to be rescaled by `factor` (rescale), before the page's values join.
 template <int HD, int R>
-__device__ static inline void softmax_page(float score[R][PAGE / 8][4], tile_sums<HD, R> *sums,
-                                           float scale) {
-    float factor[R][2];
+__device__ static inline bool softmax_page(float score[R][PAGE / 8][4], tile_sums<HD, R> *sums,
+                                           float scale, float factor[R][2]) {
     bool grew = false;
 #pragma unroll
     for (int m = 0; m < R; m++) {
 #pragma unroll
         for (int h = 0; h < 2; h++) {
-            float most = fmaxf(score[m][0][2 * h], score[m][0][2 * h + 1]);
+            float most[2] = {-INFINITY, -INFINITY}, sum[2] = {0, 0}; // two chains
 #pragma unroll
-            for (int n = 1; n < PAGE / 8; n++) {
-                most = fmaxf(most, fmaxf(score[m][n][2 * h], score[m][n][2 * h + 1]));
+            for (int n = 0; n < PAGE / 8; n++) {
+                most[n % 2] = fmaxf(most[n % 2], fmaxf(score[m][n][2 * h], score[m][n][2 * h + 1]));
             }
-            most = fmaxf(most, __shfl_xor_sync(LV_ALL_LANES, most, 1));
-            most = fmaxf(most, __shfl_xor_sync(LV_ALL_LANES, most, 2));
-            const float before = sums->max[m][h], now = fmaxf(before, ceilf(most * scale));
+            most[0] = fmaxf(most[0], most[1]);
+            most[0] = fmaxf(most[0], __shfl_xor_sync(LV_ALL_LANES, most[0], 1));
+            most[0] = fmaxf(most[0], __shfl_xor_sync(LV_ALL_LANES, most[0], 2));
+            const float before = sums->max[m][h], now = fmaxf(before, ceilf(most[0] * scale));
             const float base = now == -INFINITY ? 0.0f : now;
             factor[m][h] = lv_exp2_whole(before - now);
             grew = grew || now != before;
             sums->max[m][h] = now;
-            float sum = 0;
 #pragma unroll
             for (int n = 0; n < PAGE / 8; n++) {
 #pragma unroll
-                for (int i = 2 * h; i < 2 * h + 2; i++) {
-                    score[m][n][i] = lv_exp2(fmaf(score[m][n][i], scale, -base));
-                    sum += score[m][n][i];
+                for (int i = 0; i < 2; i++) {
+                    float *x = &score[m][n][2 * h + i];
+                    *x = lv_exp2(fmaf(*x, scale, -base));
+                    sum[i] += *x;
                 }
             }
-            sums->sum[m][h] = fmaf(sums->sum[m][h], factor[m][h], sum);
+            sums->sum[m][h] = fmaf(sums->sum[m][h], factor[m][h], sum[0] + sum[1]);
         }
     }
-    if (__any_sync(LV_ALL_LANES, grew)) {
+    return __any_sync(LV_ALL_LANES, grew);
+}
+
+template <int HD, int R>
+__device__ static inline void rescale(tile_sums<HD, R> *sums, const float factor[R][2]) {
 #pragma unroll
-        for (int m = 0; m < R; m++) {
+    for (int m = 0; m < R; m++) {
 #pragma unroll
-            for (int n = 0; n < HD / 8; n++) {
+        for (int n = 0; n < HD / 8; n++) {
 #pragma unroll
-                for (int i = 0; i < 4; i++) {
-                    sums->out[m][n][i] *= factor[m][i / 2];
-                }
+            for (int i = 0; i < 4; i++) {
+                sums->out[m][n][i] *= factor[m][i / 2];
             }
         }
     }
 }
 
-// --- the tile
-// -------------------------------------------------------------------------------------
+// --- the tile -----------------------------------------------------------------------------------
 
 // The block's tile; false where it has no row.
 template <int ROWS> __device__ static inline bool find_tile(const tile_args *a, tile *b) {

@@ -9,8 +9,8 @@
 //
 //   feeding   stage <- keys and values as f16: copied by cp.async, or unpacked from i8 to halves q
 //   the rest  scores [64, 64] of the next page = Q K^T           wgmma, Q in registers, on the way
-//             softmax of this page's with the running maximum; P as f16     during
-//             out [64, 128] += P V                               wgmma, P in registers
+//             out [64, 128] += P V of the page before            wgmma, P in registers, on the way
+//             softmax of this page's scores with the running maximum; P as f16      during
 //
 // A stage holds keys and values as two panels each of [64 tokens, 64 dimensions]: rows of 128 bytes
 // whose 16-byte chunks are mixed (chunk ^ row % 8), wgmma's 128-byte swizzle. Tokens beyond the
@@ -45,7 +45,7 @@ typedef struct wgmma_shared {
 // memory, by which lv_wgmma_present knows.
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
 
-// --- barriers ------------------------------------------------------------------------------------
+// --- barriers -----------------------------------------------------------------------------------
 
 // A stage is full once all feeders have said so, and empty once all warps of rows have.
 typedef struct ring_barriers {
@@ -82,8 +82,7 @@ __device__ static inline void show_wgmma() {
     asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }
 
-// --- feeding
-// --------------------------------------------------------------------------------------
+// --- feeding ------------------------------------------------------------------------------------
 
 // Where a chunk of a row of halves is in a page's keys or values.
 __device__ static inline int place(int row, int chunk) {
@@ -136,77 +135,65 @@ __device__ static inline void feed_halves(const tile_args *a, const tile *b, int
     }
 }
 
-// A feeder's part of an i8 page: half a row of keys, and of values; and a scale of either.
-typedef struct raw_page {
-    lv_chunk chunk[2][HD / 2 / 16];
+// A feeder's part of the keys or values of an i8 page: half a row; and a token's scale.
+typedef struct raw_rows {
+    lv_chunk chunk[HD / 2 / 16];
     float scale;
-} raw_page;
+} raw_rows;
 
-__device__ static inline void load_raw(raw_page *raw, const tile_args *a, const uint8_t *page) {
+__device__ static inline void load_raw(raw_rows *raw, const uint8_t *rows) {
     const int thread = threadIdx.x - 32 * ROW_WARPS;
 #pragma unroll
-    for (int kind = 0; kind < 2; kind++) {
-#pragma unroll
-        for (int i = 0; i < HD / 2 / 16; i++) {
-            raw->chunk[kind][i] =
-                *(const lv_chunk *)(page + kind * a->value_bytes + (i * FEEDERS + thread) * 16);
-        }
+    for (int i = 0; i < HD / 2 / 16; i++) {
+        raw->chunk[i] = *(const lv_chunk *)(rows + (i * FEEDERS + thread) * 16);
     }
-    raw->scale =
-        ((const float *)(page + thread / PAGE * a->value_bytes + PAGE * HD))[thread % PAGE];
+    raw->scale = ((const float *)(rows + PAGE * HD))[thread % PAGE];
 }
 
-__device__ static inline void unpack_raw(const raw_page *raw, int s, int n_valid,
-                                         wgmma_shared *shared) {
+__device__ static inline void unpack_raw(const raw_rows *raw, uint8_t *to) {
     const int thread = threadIdx.x - 32 * ROW_WARPS;
 #pragma unroll
-    for (int kind = 0; kind < 2; kind++) {
-        uint8_t *to = kind ? shared->values[s] : shared->keys[s];
+    for (int i = 0; i < HD / 2 / 16; i++) {
+        const int row = (i * FEEDERS + thread) / (HD / 16), chunk = thread % (HD / 16) * 2;
+        lv_chunk halves[2];
 #pragma unroll
-        for (int i = 0; i < HD / 2 / 16; i++) {
-            const int row = (i * FEEDERS + thread) / (HD / 16), chunk = thread % (HD / 16) * 2;
-            lv_chunk halves[2];
-#pragma unroll
-            for (int w = 0; w < 4; w++) {
-                const uint32_t bytes = raw->chunk[kind][i].word[w];
-                halves[w / 2].word[w % 2 * 2] = lv_unpack_i8(bytes, false);
-                halves[w / 2].word[w % 2 * 2 + 1] = lv_unpack_i8(bytes, true);
-            }
-            *(lv_chunk *)(to + place(row, chunk)) = halves[0];
-            *(lv_chunk *)(to + place(row, chunk + 1)) = halves[1];
+        for (int w = 0; w < 4; w++) {
+            halves[w / 2].word[w % 2 * 2] = lv_unpack_i8(raw->chunk[i].word[w], false);
+            halves[w / 2].word[w % 2 * 2 + 1] = lv_unpack_i8(raw->chunk[i].word[w], true);
         }
-    }
-    if (thread < PAGE) {
-        shared->key_scale[s][thread] = raw->scale;
-    } else {
-        const int token = thread - PAGE;
-        shared->value_scale[s][token] = token < n_valid ? raw->scale * LV_I8_BOOST : 0.0f;
+        *(lv_chunk *)(to + place(row, chunk)) = halves[0];
+        *(lv_chunk *)(to + place(row, chunk + 1)) = halves[1];
     }
 }
 
-// i8: pages first .. last, by way of registers: one page is loaded while the one before is
-// unpacked.
+// i8: pages first .. last, by way of registers, which hold the next page while it waits.
 __device__ static inline void feed_bytes(const tile_args *a, const tile *b, int first, int last,
                                          wgmma_shared *shared, ring_barriers *ring) {
-    raw_page raw[2];
-    load_raw(&raw[0], a, page_at(a, b, first, last));
-    for (int page = first, n = 0; page <= last; page += 2) {
-#pragma unroll
-        for (int i = 0; i < 2; i++, n++) {
-            if (page + i <= last) {
-                load_raw(&raw[1 - i], a, page_at(a, b, page + i + 1, last));
-                if (n >= STAGES) {
-                    barrier_wait(&ring->empty[n % STAGES], n / STAGES - 1);
-                }
-                unpack_raw(&raw[i], n % STAGES, b->length - (page + i) * PAGE, shared);
-                hand_over(ring, n);
-            }
+    const int thread = threadIdx.x - 32 * ROW_WARPS;
+    const uint8_t *next = page_at(a, b, first, last);
+    raw_rows keys, values;
+    load_raw(&keys, next);
+    load_raw(&values, next + a->value_bytes);
+    for (int page = first, n = 0; page <= last; page++, n++) {
+        const int s = n % STAGES;
+        next = page_at(a, b, page + 1, last);
+        if (n >= STAGES) {
+            barrier_wait(&ring->empty[s], n / STAGES - 1);
         }
+        if (thread < PAGE) {
+            const bool is_token = page * PAGE + thread < b->length;
+            shared->key_scale[s][thread] = keys.scale;
+            shared->value_scale[s][thread] = is_token ? values.scale * LV_I8_BOOST : 0.0f;
+        }
+        unpack_raw(&keys, shared->keys[s]);
+        load_raw(&keys, next);
+        unpack_raw(&values, shared->values[s]);
+        load_raw(&values, next + a->value_bytes);
+        hand_over(ring, n);
     }
 }
 
-// --- wgmma
-// ----------------------------------------------------------------------------------------
+// --- wgmma --------------------------------------------------------------------------------------
 
 // Rows of 128 bytes, mixed; groups of 8 rows are 1,024 bytes apart. `leading` is the distance of
 // panels where rows run along k (values).
@@ -271,8 +258,7 @@ __device__ static inline void wgmma_values(float c[16][4], const uint32_t a[4], 
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
 }
 
-// --- a warpgroup of rows
-// --------------------------------------------------------------------------
+// --- a warpgroup of rows ------------------------------------------------------------------------
 
 // What it works with, stages counted from the block's first page.
 typedef struct rows_job {
@@ -305,18 +291,47 @@ __device__ static inline void release_stage(const rows_job *r, int n) {
     }
 }
 
-// The n-th page: its scores are there, those of the next are begun (MORE).
-template <bool I8, bool MORE>
-__device__ static inline void do_page(page_scores score, page_scores next, tile_sums<HD, 1> *sums,
-                                      const rows_job *r, int n) {
+// Probabilities of the n-th page, as operands.
+typedef uint32_t page_weights[PAGE / 16][4];
+
+// Begins to add the values of the n-th page.
+__device__ static inline void begin_values(tile_sums<HD, 1> *sums, const page_weights p,
+                                           const rows_job *r, int n) {
+    const uint64_t values = descriptor(r->shared->values[n % STAGES], PANEL);
+    wgmma_begin();
+#pragma unroll
+    for (int k = 0; k < PAGE / 16; k++) {
+        wgmma_values(sums->out[0], p[k], values + (uint64_t)(k * 16 * 128 >> 4));
+    }
+    wgmma_commit();
+}
+
+// The n-th page, whose scores are there: while its softmax runs, the page before adds its values
+// (ADD) and the next one's scores are multiplied (MORE).
+template <bool I8, bool ADD, bool MORE>
+__device__ static inline void do_page(page_scores score, page_scores next, page_weights p,
+                                      tile_sums<HD, 1> *sums, const rows_job *r, int n) {
     const int s = n % STAGES;
-    const uint64_t values = descriptor(r->shared->values[s], PANEL);
-    uint32_t p[PAGE / 16][4];
+    float factor[1][2];
     if (MORE) {
         begin_scores(next, r, n + 1);
     }
+    if (ADD) {
+        begin_values(sums, p, r, n - 1);
+    }
     scale_and_mask<1, I8>(score, r->b, r->first + n, r->shared->key_scale[s]);
-    softmax_page<HD, 1>(score, sums, r->a->scale);
+    const bool grew = softmax_page<HD, 1>(score, sums, r->a->scale, factor);
+    wgmma_wait();
+    if (MORE) {
+        settle<PAGE / 8>(next[0]);
+    }
+    if (ADD) {
+        settle<HD / 8>(sums->out[0]);
+        release_stage(r, n - 1);
+        if (grew) {
+            rescale<HD, 1>(sums, factor);
+        }
+    }
 #pragma unroll
     for (int k = 0; k < PAGE / 16; k++) {
 #pragma unroll
@@ -330,18 +345,6 @@ __device__ static inline void do_page(page_scores score, page_scores next, tile_
                               score[0][tile][w % 2 * 2 + 1] * scale.y);
         }
     }
-    wgmma_begin();
-#pragma unroll
-    for (int k = 0; k < PAGE / 16; k++) {
-        wgmma_values(sums->out[0], p[k], values + (uint64_t)(k * 16 * 128 >> 4));
-    }
-    wgmma_commit();
-    wgmma_wait();
-    settle<HD / 8>(sums->out[0]);
-    if (MORE) {
-        settle<PAGE / 8>(next[0]);
-    }
-    release_stage(r, n);
 }
 
 // The warp's rows of Q -> shared memory -> operands.
@@ -374,6 +377,7 @@ template <bool I8> __device__ static inline void do_rows(rows_job *r, int last) 
     int n = 0, n_last = -1;
     tile_sums<HD, 1> sums = {};
     page_scores even, odd;
+    page_weights p;
     sums.max[0][0] = sums.max[0][1] = -INFINITY;
     load_query(r);
     if (row0 < b->n_rows) {
@@ -386,18 +390,27 @@ template <bool I8> __device__ static inline void do_rows(rows_job *r, int last) 
         begin_scores(even, r, n);
         wgmma_wait();
         settle<PAGE / 8>(even[0]);
-        while (true) {
-            if (n == n_last) {
-                do_page<I8, false>(even, odd, &sums, r, n++);
-                break;
+        if (n == n_last) {
+            do_page<I8, false, false>(even, odd, p, &sums, r, n);
+        } else {
+            do_page<I8, false, true>(even, odd, p, &sums, r, n++);
+            while (true) {
+                if (n == n_last) {
+                    do_page<I8, true, false>(odd, even, p, &sums, r, n);
+                    break;
+                }
+                do_page<I8, true, true>(odd, even, p, &sums, r, n++);
+                if (n == n_last) {
+                    do_page<I8, true, false>(even, odd, p, &sums, r, n);
+                    break;
+                }
+                do_page<I8, true, true>(even, odd, p, &sums, r, n++);
             }
-            do_page<I8, true>(even, odd, &sums, r, n++);
-            if (n == n_last) {
-                do_page<I8, false>(odd, even, &sums, r, n++);
-                break;
-            }
-            do_page<I8, true>(odd, even, &sums, r, n++);
         }
+        begin_values(&sums, p, r, n);
+        wgmma_wait();
+        settle<HD / 8>(sums.out[0]);
+        release_stage(r, n++);
     }
     for (; n < n_pages; n++) {
         barrier_wait(&r->ring->full[n % STAGES], n / STAGES);
@@ -431,16 +444,15 @@ __global__ void __launch_bounds__(THREADS, 1) attend_wgmma(const __grid_constant
     const int first = lv_first_seen(b.last0, b.window) / PAGE;
     const int last = (b.last0 + b.n_rows - 1) / PAGE;
     if (threadIdx.x >= 32 * ROW_WARPS) {
+        asm volatile("setmaxnreg.dec.sync.aligned.u32 80;");
         if (I8) {
-            asm volatile("setmaxnreg.dec.sync.aligned.u32 104;");
             feed_bytes(&a, &b, first, last, shared, &ring);
         } else {
-            asm volatile("setmaxnreg.dec.sync.aligned.u32 56;");
             feed_halves(&a, &b, first, last, shared, &ring);
         }
     } else {
         rows_job r = {&a, &b, shared, &ring, first, {}};
-        asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(I8 ? 200 : 224));
+        asm volatile("setmaxnreg.inc.sync.aligned.u32 216;");
         do_rows<I8>(&r, last);
     }
 #else
@@ -448,8 +460,7 @@ __global__ void __launch_bounds__(THREADS, 1) attend_wgmma(const __grid_constant
 #endif
 }
 
-// --- launchers
-// ------------------------------------------------------------------------------------
+// --- launchers ----------------------------------------------------------------------------------
 
 bool lv_wgmma_present(const lv_cuda *cuda) {
     cudaFuncAttributes attributes;
