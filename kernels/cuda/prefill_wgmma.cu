@@ -4,7 +4,7 @@
 //
 // q, out f16 [n_tokens, n_heads 128]; pages as in attention.cuh. A block is a tile of 128 query
 // rows of one head: two warpgroups of 64 rows each that multiply, and one that feeds them with
-// pages of 64 tokens through a ring of four stages, so that each page crosses the L2 once for 128
+// pages of 64 tokens through a ring of five stages, so that each page crosses the L2 once for 128
 // rows.
 //
 //   feeding   stage <- keys and values as f16: copied by cp.async, or unpacked from i8 to halves q
@@ -18,12 +18,16 @@
 // a row does not depend on the tile it is in.
 //
 // 7B, 2,204 new tokens: 40 GFLOP a layer (causal half), 53 us at 761 TFLOP/s; 78 million
-// exponentials. The roof is the tensor cores. 384 threads, 164 KiB of shared memory, one block a
+// exponentials. The roof is the tensor cores. 384 threads, 198 KiB of shared memory, one block a
 // multiprocessor.
+//
+// measured (H200, test_gpu_attention --bench quick): 2,204 tokens, f16 109 us a layer (366
+// TFLOP/s), i8 134 us (298); mma.sync (prefill_attention.cu): 213 and 233. The values of a page
+// added before the softmax of the next instead of beside it: f16 128 us.
 #include "kernels/cuda/prefill_tile.cuh"
 
 #define HD 128
-#define STAGES 4
+#define STAGES 5
 #define ROWS 128    // of a tile
 #define ROW_WARPS 8 // of 16 rows
 #define THREADS (32 * ROW_WARPS + FEEDERS)
@@ -33,6 +37,17 @@
 #define AHEAD 2            // pages on their way while an earlier one is handed over
 #define STRIDE tile_shape<HD, false>::STRIDE
 #define ALIGN 1024 // of what is mixed
+
+// Registers of a thread once roles are shared out: all have 168 at first, and nobody can take what
+// others have not left.
+#define ROW_REGISTERS 216
+#define FEEDER_REGISTERS 72
+static_assert(32 * ROW_WARPS * ROW_REGISTERS + FEEDERS * FEEDER_REGISTERS <= THREADS * 168,
+              "more registers than the block has");
+
+// Rows hold the page before and this one while they wait for the next, which is handed over when
+// AHEAD further ones are on their way.
+static_assert(STAGES >= AHEAD + 3, "rows and feeders would wait for each other");
 
 typedef struct wgmma_shared {
     uint8_t keys[STAGES][2 * PANEL], values[STAGES][2 * PANEL];
@@ -444,7 +459,7 @@ __global__ void __launch_bounds__(THREADS, 1) attend_wgmma(const __grid_constant
     const int first = lv_first_seen(b.last0, b.window) / PAGE;
     const int last = (b.last0 + b.n_rows - 1) / PAGE;
     if (threadIdx.x >= 32 * ROW_WARPS) {
-        asm volatile("setmaxnreg.dec.sync.aligned.u32 80;");
+        asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(FEEDER_REGISTERS));
         if (I8) {
             feed_bytes(&a, &b, first, last, shared, &ring);
         } else {
@@ -452,7 +467,7 @@ __global__ void __launch_bounds__(THREADS, 1) attend_wgmma(const __grid_constant
         }
     } else {
         rows_job r = {&a, &b, shared, &ring, first, {}};
-        asm volatile("setmaxnreg.inc.sync.aligned.u32 216;");
+        asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(ROW_REGISTERS));
         do_rows<I8>(&r, last);
     }
 #else
