@@ -9,28 +9,35 @@
 //   scores [16 tokens, 8 heads] = K [16, head_dim] q^T       mma: K is the m16 operand, q the n8
 //   out^T [head_dim, 8 heads]  += V^T [head_dim, 16] P       mma: V^T is the m16 operand, P the n8
 //
-// Rows of a page are contiguous, and each lane loads 16-byte chunks of them straight into
-// fragments: which row or column of an mma means which token or dimension is free, as long as both
-// operands agree. Of keys, lane 4 g + t takes chunk 4 b + t of rows token(g) and token(g) + 2
-// (row_token), so that a chunk is the k of E / 4 steps. Of values it takes chunk 8 j + g of tokens
-// 4 t .. 4 t + 3; four PRMT make pairs of tokens of it. P comes out of the scores by a
-// transposition in registers. i8 bytes become halves by PRMT with 0x6400; the keys' scale meets the
-// scores, the values' P.
+// Each warp copies its tokens of the coming pages into a ring of its own in shared memory
+// (cp.async, i8 three pages, f16 two) and meets the other warps only when all its pages are done.
+// ldmatrix makes operands of the rows, of values transposed; which dimension an operand's row or k
+// means is free as long as both operands agree, so that i8 takes one PRMT (with 0x6400) and one
+// subtraction a word to become halves: k 2 t, 2 t + 1, 2 t + 8, 2 t + 9 of the scores' steps are
+// dimensions 4 t .. 4 t + 3, rows g and g + 8 of the sums are dimensions 2 g and 2 g + 1 (dim_of).
+// P comes out of the scores by a transposition in registers. The keys' scale meets the scores, the
+// values' P.
 //
-// The next step's keys are loaded when the scores are done, its values when the sums are: registers
-// are the ring. The first step's loads precede lv_wait_previous(): those pages were written by
-// earlier passes, and the copy that brings this pass's batch lies between them and this kernel.
+// The first copies precede lv_wait_previous(): those pages were written by earlier passes, and the
+// copy that brings this pass's batch lies between them and this kernel.
 //
-// Maxima are rounded up to whole powers of two, so that rescaling is exact and parts may be joined
-// in any grouping: a worker (block) takes one or many splits with the same bits. What a split is
-// depends on the sequence's own pages only (lv_splits).
-//   1 worker    folds its splits one after another and writes out
-//   more        leave parts in scratch memory; the last to arrive joins them in order
+// Maxima are rounded up to whole powers of two, so that rescaling is exact: a worker (block) takes
+// one or many splits with the same bits. What a split is depends on the sequence's own pages only
+// (lv_splits). A warp's sums of the splits are joined in their order, then the four warps'.
+//   1 worker    each warp folds its splits in shared memory
+//   more        leave the warps' parts in scratch memory; the last to arrive joins them
 //
 // 7B, context 512, KV16: 8.4 MB a layer, 2.0 us at 4.3 TB/s; B = 32 at 1,024, KV8: 277 MB, 64 us.
-// The roof is memory. Issue slots: i8, 16 tokens of 128: 32 words a lane, 64 + 80 to unpack, 16
-// mma, 8 loads, about 70 of softmax: 7 a word of 27 at full bandwidth; f16 2 a word. In flight: 32
-// KiB a block, three blocks a multiprocessor. 128 threads, 21.7 KiB of shared memory.
+// The roof is memory. Issue slots: i8, 16 tokens of 128: 128 to unpack, 16 mma, 17 of copies and
+// ldmatrix, about 70 of softmax: 7 a word of 27 at full bandwidth. Shared memory: i8 53 KiB, four
+// blocks a multiprocessor; f16 68 KiB, three.
+//
+// measured (H200, test_gpu_attention --bench quick, launches overlapping): B = 32 at 1,024 KV8 67
+// us (4.1 TB/s), KV16 123 us (4.4 TB/s); B = 1 KV8 at 512 / 2,204 / 8,000: 6.1 / 10.4 / 25 us,
+// KV16 5.6 / 12.8 / 43 us.
+// Tried and slower: the next step's keys and values in registers, with a barrier of the block at
+// each split's end (B = 32: KV8 107 us, KV16 171); workers as clusters of eight that join out of
+// each other's shared memory (KV8, B = 1 at 2,204: 11.4 us; B = 2 at 1,024: 14.6 us, not 9.7).
 #include "kernels/cuda/decode_warp.cuh"
 
 typedef struct decode_args {
