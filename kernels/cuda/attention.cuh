@@ -68,8 +68,9 @@ __device__ static inline void lv_read_pairs(const __half *x, int lane, int head_
 }
 
 // x -> whole numbers q; returns the scale: max|x| / 127, or NaN where x has a NaN or an infinity,
-// as the CPU's quantise_i8.
-template <int PAIRS> __device__ static inline float lv_quantise(float2 pair[PAIRS]) {
+// as the CPU's quantise_i8. x is in `lanes` lanes in a row, a power of two.
+template <int PAIRS>
+__device__ static inline float lv_quantise_among(float2 pair[PAIRS], int lanes) {
     float most = 0;
     bool bad = false;
 #pragma unroll
@@ -77,8 +78,11 @@ template <int PAIRS> __device__ static inline float lv_quantise(float2 pair[PAIR
         most = fmaxf(most, fmaxf(fabsf(pair[i].x), fabsf(pair[i].y)));
         bad = bad || !isfinite(pair[i].x) || !isfinite(pair[i].y);
     }
-    most = lv_warp_max(most);
-    bad = __any_sync(LV_ALL_LANES, bad);
+    most = bad ? INFINITY : most;
+    for (int offset = lanes / 2; offset; offset /= 2) {
+        most = fmaxf(most, __shfl_xor_sync(LV_ALL_LANES, most, offset));
+    }
+    bad = most == INFINITY;
     const float inverse = most > 1e-30f && !bad ? 127.0f / most : 0.0f;
 #pragma unroll
     for (int i = 0; i < PAIRS; i++) {
@@ -86,6 +90,10 @@ template <int PAIRS> __device__ static inline float lv_quantise(float2 pair[PAIR
         pair[i].y = bad ? 0.0f : rintf(pair[i].y * inverse);
     }
     return bad ? __int_as_float(0x7fffffff) : most / 127.0f;
+}
+
+template <int PAIRS> __device__ static inline float lv_quantise(float2 pair[PAIRS]) {
+    return lv_quantise_among<PAIRS>(pair, 32);
 }
 
 // A warp's pairs -> row `slot` of a page; those of an i8 page are what lv_quantise left.

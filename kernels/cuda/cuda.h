@@ -59,7 +59,7 @@ __host__ __device__
 
 // How decode attention splits a sequence: pages of a split, by the number of pages to read.
 #define LV_SPLIT_TABLE 128
-#define LV_MAX_SPLITS 64
+#define LV_MAX_SPLITS 16
 typedef struct lv_splits {
     uint8_t pages[LV_SPLIT_TABLE + 1];
     uint8_t long_ones; // splits of a sequence beyond the table

@@ -9,36 +9,43 @@
 //   scores [16 tokens, 8 heads] = K [16, head_dim] q^T       mma: K is the m16 operand, q the n8
 //   out^T [head_dim, 8 heads]  += V^T [head_dim, 16] P       mma: V^T is the m16 operand, P the n8
 //
-// Rows of a page are contiguous, and each lane loads 16-byte chunks of them straight into
-// fragments: which row or column of an mma means which token or dimension is free, as long as both
-// operands agree. Of keys, lane 4 g + t takes chunk 4 b + t of rows token(g) and token(g) + 2
-// (row_token), so that a chunk is the k of E / 4 steps. Of values it takes chunk 8 j + g of tokens
-// 4 t .. 4 t + 3; four PRMT make pairs of tokens of it. P comes out of the scores by a
-// transposition in registers. i8 bytes become halves by PRMT with 0x6400; the keys' scale meets the
-// scores, the values' P.
+// Each warp copies its tokens of the coming pages into a ring of its own in shared memory
+// (cp.async, i8 three pages, f16 two) and meets the other warps only when all its pages are done.
+// ldmatrix makes operands of the rows, of values transposed; which dimension an operand's row or k
+// means is free as long as both operands agree, so that i8 takes one PRMT (with 0x6400) and one
+// subtraction a word to become halves: k 2 t, 2 t + 1, 2 t + 8, 2 t + 9 of the scores' steps are
+// dimensions 4 t .. 4 t + 3, rows g and g + 8 of the sums are dimensions 2 g and 2 g + 1 (dim_of).
+// P comes out of the scores by a transposition in registers. The keys' scale meets the scores, the
+// values' P.
 //
-// The next step's keys are loaded when the scores are done, its values when the sums are: registers
-// are the ring. The first step's loads precede lv_wait_previous(): those pages were written by
-// earlier passes, and the copy that brings this pass's batch lies between them and this kernel.
+// The first copies precede lv_wait_previous(): those pages were written by earlier passes, and the
+// copy that brings this pass's batch lies between them and this kernel.
 //
-// Maxima are rounded up to whole powers of two, so that rescaling is exact and parts may be joined
-// in any grouping: a worker (block) takes one or many splits with the same bits. What a split is
-// depends on the sequence's own pages only (lv_splits).
-//   1 worker    folds its splits one after another and writes out
-//   more        leave parts in scratch memory; the last to arrive joins them in order
+// Maxima are rounded up to whole powers of two, so that rescaling is exact: a worker (block) takes
+// one or many splits with the same bits. What a split is depends on the sequence's own pages only
+// (lv_splits). A warp's sums of the splits are joined in their order, then the four warps'.
+//   1 worker    each warp folds its splits in shared memory
+//   more        leave the warps' parts in scratch memory; the last to arrive joins them
 //
 // 7B, context 512, KV16: 8.4 MB a layer, 2.0 us at 4.3 TB/s; B = 32 at 1,024, KV8: 277 MB, 64 us.
-// The roof is memory. Issue slots: i8, 16 tokens of 128: 32 words a lane, 64 + 80 to unpack, 16
-// mma, 8 loads, about 70 of softmax: 7 a word of 27 at full bandwidth; f16 2 a word. In flight: 32
-// KiB a block, three blocks a multiprocessor. 128 threads, 21.7 KiB of shared memory.
+// The roof is memory. Issue slots: i8, 16 tokens of 128: 128 to unpack, 16 mma, 17 of copies and
+// ldmatrix, about 70 of softmax: 7 a word of 27 at full bandwidth. Shared memory: i8 53 KiB, four
+// blocks a multiprocessor; f16 68 KiB, three.
+//
+// measured (H200, test_gpu_attention --bench quick, launches overlapping): B = 32 at 1,024 KV8 67
+// us (4.1 TB/s), KV16 123 us (4.4 TB/s); B = 1 KV8 at 512 / 2,204 / 8,000: 6.1 / 10.4 / 25 us,
+// KV16 5.6 / 12.8 / 43 us.
+// Tried and slower: the next step's keys and values in registers, with a barrier of the block at
+// each split's end (B = 32: KV8 107 us, KV16 171); workers as clusters of eight that join out of
+// each other's shared memory (KV8, B = 1 at 2,204: 11.4 us; B = 2 at 1,024: 14.6 us, not 9.7).
 #include "kernels/cuda/decode_warp.cuh"
 
 typedef struct decode_args {
     const __half *q, *kv_new;
     __half *out;
     lv_kv_layer kv;
-    float *part;        // [units, splits.most, min(group, 8), head_dim] sums of splits
-    float2 *part_state; // [units, splits.most, 8] their maximum and sum of probabilities
+    float *part;        // [units, splits.most, WARPS, heads_of(group), head_dim] sums of splits
+    float2 *part_state; // [units, splits.most, WARPS, HEADS] their maximum, sum of probabilities
     int32_t *arrived;   // [units]
     int n_heads, group; // group: query heads of a kv head
     int units_per_head; // blocks of up to 8 query heads that share a kv head
@@ -49,31 +56,22 @@ typedef struct decode_args {
 } decode_args;
 
 template <int HD> struct decode_shared {
-    lv_chunk q[(HD + 63) / 64 * 2][32]; // fragments: see load_query
-    float part[WARPS][HEADS][HD + 2];   // + 2: fewer bank conflicts
-    float fold[HEADS][HD];              // splits joined so far (one worker)
-    float part_max[WARPS][HEADS], part_sum[WARPS][HEADS];
-    float weight[WARPS][HEADS], new_weight[HEADS];
-    float fold_max[HEADS], fold_sum[HEADS], fold_weight[HEADS], split_weight[HEADS];
+    float2 state[WARPS][HEADS]; // of the warps' sums over all splits: maximum, probabilities
     float new_score[HEADS], new_value[HD];
     int last;
+    // [WARPS, heads_of(group), HD + 4] the warps' sums over all splits; + 4: fewer bank conflicts
+    __align__(16) float fold[1];
 };
 
-// q as fragments, for all warps: word w of chunk (b, c) is dimensions (4 b + t) E + 8 c + 2 w and
-// the next of head g.
-template <int HD, bool I8>
-__device__ static inline void load_query(decode_shared<HD> *shared, const decode_args *a,
-                                         const job *j) {
-    using S = shape_of<HD, I8>;
-    const size_t row = (size_t)a->token_start[j->seq] * a->n_heads + j->head0 + j->g;
-    for (int i = j->warp; i < S::KB * (S::E / 8); i += WARPS) {
-        const int b = i / (S::E / 8), c = i % (S::E / 8);
-        lv_chunk chunk = {};
-        if (j->g < j->n_heads && 4 * b + j->t < S::CHUNKS) {
-            chunk = *(const lv_chunk *)(a->q + row * HD + (4 * b + j->t) * S::E + c * 8);
-        }
-        shared->q[i][j->lane] = chunk;
-    }
+// Query heads that a block may have.
+__host__ __device__ static inline int heads_of(int group) {
+    return group < HEADS ? group : HEADS;
+}
+
+template <int HD>
+__device__ static inline float *fold_of(decode_shared<HD> *shared, const decode_args *a, int warp,
+                                        int head) {
+    return shared->fold + (warp * heads_of(a->group) + head) * (HD + 4);
 }
 
 // --- the new token ------------------------------------------------------------------------------
@@ -125,112 +123,114 @@ __device__ static inline void new_token(const decode_args *a, const job *j,
     }
 }
 
-// --- the end of a split -------------------------------------------------------------------------
-
-// Each thread clears what it alone will use.
-template <int HD> __device__ static inline void clear_fold(decode_shared<HD> *shared) {
-    for (int i = threadIdx.x; i < HEADS * HD; i += THREADS) {
-        shared->fold[i / HD][i % HD] = 0;
+// The new token joins the sums of warp 0.
+template <int HD, bool I8>
+__device__ static inline void add_new_token(lane_sums<HD> *sums, const job *j,
+                                            const decode_shared<HD> *shared) {
+    float max[2], p[2];
+#pragma unroll
+    for (int c = 0; c < 2; c++) {
+        const int head = 2 * j->t + c;
+        const float score = head < j->n_heads ? shared->new_score[head] : 0.0f;
+        max[c] = fmaxf(sums->max[c], ceilf(score));
+        p[c] = lv_exp2(score - max[c]);
     }
-    if (threadIdx.x < HEADS) {
-        shared->fold_max[threadIdx.x] = -INFINITY;
-        shared->fold_sum[threadIdx.x] = 0;
+    raise_max<HD>(sums, max);
+#pragma unroll
+    for (int c = 0; c < 2; c++) {
+        sums->sum[c] += j->g == 0 ? p[c] : 0.0f;
+        p[c] *= I8 ? LV_I8_BOOST : 1.0f;
+    }
+#pragma unroll
+    for (int i = 0; i < HD / 16; i++) {
+#pragma unroll
+        for (int k = 0; k < 4; k++) {
+            const float value = shared->new_value[dim_of<I8>(i, k / 2, j)];
+            sums->out[i][k] = fmaf(value, p[k % 2], sums->out[i][k]);
+        }
     }
 }
 
-// The warp's sums -> shared memory, and cleared.
+// --- the end of a split -------------------------------------------------------------------------
+
+// A split's sums join those of the splits before it. Whoever does it does it by this.
+typedef struct joined {
+    float max, sum;
+} joined;
+
+__device__ static inline float2 join(joined *all, float max, float sum) {
+    const float now = fmaxf(all->max, max);
+    const float2 factor = make_float2(lv_exp2_whole(all->max - now), lv_exp2_whole(max - now));
+    all->max = now;
+    all->sum = fmaf(sum, factor.y, all->sum * factor.x);
+    return factor;
+}
+
+__device__ static inline float join_value(float before, float value, float2 factor) {
+    return fmaf(value, factor.y, before * factor.x);
+}
+
+// The warp's sums -> its part of the split in scratch memory, or what it has folded so far; and
+// cleared.
 template <int HD, bool I8>
-__device__ static inline void publish(lane_sums<HD, I8> *sums, const job *j,
-                                      decode_shared<HD> *shared) {
-    using S = shape_of<HD, I8>;
+__device__ static inline void finish_split(const decode_args *a, const job *j, int split,
+                                           lane_sums<HD> *sums, joined fold[2],
+                                           decode_shared<HD> *shared) {
+    const size_t at = ((size_t)j->unit * a->splits.most + split) * WARPS + j->warp;
 #pragma unroll
     for (int c = 0; c < 2; c++) {
+        const int head = 2 * j->t + c;
         for (int offset = 4; offset < 32; offset *= 2) {
             sums->sum[c] += __shfl_xor_sync(LV_ALL_LANES, sums->sum[c], offset);
         }
-        const int head = 2 * j->t + c;
-        if (j->g == 0) {
-            shared->part_max[j->warp][head] = sums->max[c];
-            shared->part_sum[j->warp][head] = sums->sum[c];
-        }
+        if (j->n_workers > 1) {
+            float *to = a->part + (at * heads_of(a->group) + head) * HD;
+            if (j->g == 0 && head < j->n_heads) {
+                a->part_state[at * HEADS + head] = make_float2(sums->max[c], sums->sum[c]);
+            }
 #pragma unroll
-        for (int b = 0; b < S::VB; b++) {
-            if (head < j->n_heads && 8 * b + j->g < S::CHUNKS) {
-                float *to = &shared->part[j->warp][head][(8 * b + j->g) * S::E];
-#pragma unroll
-                for (int i = 0; i < S::TILES; i++) {
-                    *(float2 *)(to + 2 * i) =
-                        make_float2(sums->out[b][i][c], sums->out[b][i][c + 2]);
+            for (int i = 0; i < HD / 8; i++) {
+                if (head < j->n_heads) {
+                    to[dim_of<I8>(i / 2, i % 2, j)] = sums->out[i / 2][i % 2 * 2 + c];
                 }
             }
-        }
-    }
-    clear_sums<HD, I8>(sums);
-}
-
-// One thread a head: the weights of the warps' parts and of the new token, the split's state, and
-// how it joins what was folded before.
-template <int HD, bool I8>
-__device__ static inline void weigh_split(const decode_args *a, const job *j, int split, int head,
-                                          decode_shared<HD> *shared) {
-    const bool with_new = split == j->n_splits - 1;
-    float max = with_new ? ceilf(shared->new_score[head]) : -INFINITY, sum = 0;
-    for (int w = 0; w < WARPS; w++) {
-        max = fmaxf(max, shared->part_max[w][head]);
-    }
-    for (int w = 0; w < WARPS; w++) {
-        const float factor = lv_exp2_whole(shared->part_max[w][head] - max);
-        sum = fmaf(shared->part_sum[w][head], factor, sum);
-        shared->weight[w][head] = I8 ? factor / LV_I8_BOOST : factor;
-    }
-    shared->new_weight[head] = with_new ? lv_exp2(shared->new_score[head] - max) : 0.0f;
-    sum += shared->new_weight[head];
-    if (j->n_workers > 1) {
-        a->part_state[((size_t)j->unit * a->splits.most + split) * HEADS + head] =
-            make_float2(max, sum);
-    } else {
-        const float before = shared->fold_max[head], now = fmaxf(before, max);
-        const float factor = lv_exp2_whole(before - now), mine = lv_exp2_whole(max - now);
-        shared->fold_max[head] = now;
-        shared->fold_sum[head] = fmaf(sum, mine, shared->fold_sum[head] * factor);
-        shared->fold_weight[head] = factor;
-        shared->split_weight[head] = mine;
-    }
-}
-
-template <int HD, bool I8>
-__device__ static inline void finish_split(const decode_args *a, const job *j, int split,
-                                           lane_sums<HD, I8> *sums, decode_shared<HD> *shared) {
-    const bool is_last = split == j->n_splits - 1;
-    publish<HD, I8>(sums, j, shared);
-    __syncthreads();
-    if ((int)threadIdx.x < j->n_heads) {
-        weigh_split<HD, I8>(a, j, split, threadIdx.x, shared);
-    }
-    __syncthreads();
-    for (int i = threadIdx.x; i < j->n_heads * HD; i += THREADS) {
-        const int head = i / HD, d = i % HD;
-        float out = 0;
-        for (int w = 0; w < WARPS; w++) {
-            out = fmaf(shared->part[w][head][d], shared->weight[w][head], out);
-        }
-        if (is_last) {
-            out = fmaf(shared->new_value[d], shared->new_weight[head], out);
-        }
-        if (j->n_workers > 1) {
-            const size_t at = (size_t)j->unit * a->splits.most + split;
-            a->part[(at * min(a->group, HEADS) + head) * HD + d] = out;
         } else {
-            out = fmaf(out, shared->split_weight[head],
-                       shared->fold[head][d] * shared->fold_weight[head]);
-            shared->fold[head][d] = out;
-            if (is_last) {
-                const size_t row = (size_t)a->token_start[j->seq] * a->n_heads + j->head0 + head;
-                a->out[row * HD + d] = __float2half_rn(out / shared->fold_sum[head]);
+            float *to = fold_of<HD>(shared, a, j->warp, head);
+            const float2 factor = join(&fold[c], sums->max[c], sums->sum[c]);
+#pragma unroll
+            for (int i = 0; i < HD / 8; i++) {
+                if (head < j->n_heads) {
+                    float *x = &to[dim_of<I8>(i / 2, i % 2, j)];
+                    *x = join_value(*x, sums->out[i / 2][i % 2 * 2 + c], factor);
+                }
+            }
+            if (j->g == 0) {
+                shared->state[j->warp][head] = make_float2(fold[c].max, fold[c].sum);
             }
         }
     }
+    clear_sums<HD>(sums);
+}
+
+// The block's warps' sums -> out.
+template <int HD, bool I8>
+__device__ static inline void write_out(const decode_args *a, const job *j,
+                                        decode_shared<HD> *shared) {
+    __half *to = a->out + ((size_t)a->token_start[j->seq] * a->n_heads + j->head0) * HD;
     __syncthreads();
+    for (int i = threadIdx.x; i < j->n_heads * HD; i += THREADS) {
+        const int head = i / HD;
+        float max = -INFINITY, sum = 0, out = 0;
+        for (int w = 0; w < WARPS; w++) {
+            max = fmaxf(max, shared->state[w][head].x);
+        }
+        for (int w = 0; w < WARPS; w++) {
+            const float factor = lv_exp2_whole(shared->state[w][head].x - max);
+            sum = fmaf(shared->state[w][head].y, factor, sum);
+            out = fmaf(fold_of<HD>(shared, a, w, head)[i % HD], factor, out);
+        }
+        to[i] = __float2half_rn(out / (I8 ? sum * LV_I8_BOOST : sum));
+    }
 }
 
 // --- the last worker joins all splits -----------------------------------------------------------
@@ -252,53 +252,57 @@ __device__ static inline bool arrive(const decode_args *a, const job *j,
     return shared->last;
 }
 
+// Each warp folds the parts of its own kind, as one worker would have.
 template <int HD>
 __device__ static inline void join_splits(const decode_args *a, const job *j,
                                           decode_shared<HD> *shared) {
-    float *weight = &shared->part[0][0][0]; // [n_splits, HEADS]
-    const size_t first = (size_t)j->unit * a->splits.most;
-    const int n_states = j->n_splits * HEADS;
-    float *max = weight + LV_MAX_SPLITS * HEADS, *sum = max + LV_MAX_SPLITS * HEADS;
-    for (int i = threadIdx.x; i < n_states; i += THREADS) {
-        if (i % HEADS < j->n_heads) {
-            const float2 state = __ldcg(&a->part_state[first * HEADS + i]);
-            max[i] = state.x;
-            sum[i] = state.y;
-        }
-    }
-    __syncthreads();
-    if ((int)threadIdx.x < j->n_heads) {
-        const int head = threadIdx.x;
-        float most = -INFINITY, total = 0;
+    const int stride = WARPS * heads_of(a->group) * HD;
+    const size_t first = (size_t)j->unit * a->splits.most * WARPS + j->warp;
+    for (int head = 0; head < j->n_heads; head++) {
+        const float2 *state = a->part_state + first * HEADS + head;
+        const float *part = a->part + (first * heads_of(a->group) + head) * HD + j->lane * 4;
+        float4 out = make_float4(0, 0, 0, 0);
+        joined all = {-INFINITY, 0};
+#pragma unroll 8
         for (int s = 0; s < j->n_splits; s++) {
-            most = fmaxf(most, max[s * HEADS + head]);
+            const float2 other = __ldcg(state + (size_t)s * WARPS * HEADS);
+            float4 x = out;
+            if (j->lane * 4 < HD) {
+                x = __ldcg((const float4 *)(part + (size_t)s * stride));
+            }
+            const float2 factor = join(&all, other.x, other.y);
+            out.x = join_value(out.x, x.x, factor);
+            out.y = join_value(out.y, x.y, factor);
+            out.z = join_value(out.z, x.z, factor);
+            out.w = join_value(out.w, x.w, factor);
         }
-        for (int s = 0; s < j->n_splits; s++) {
-            const float factor = lv_exp2_whole(max[s * HEADS + head] - most);
-            weight[s * HEADS + head] = factor;
-            total = fmaf(sum[s * HEADS + head], factor, total);
+        if (j->lane * 4 < HD) {
+            *(float4 *)(fold_of<HD>(shared, a, j->warp, head) + j->lane * 4) = out;
         }
-        shared->fold_sum[head] = total;
-    }
-    __syncthreads();
-    const int stride = min(a->group, HEADS) * HD;
-    for (int i = threadIdx.x; i < j->n_heads * HD; i += THREADS) {
-        const int head = i / HD;
-        const float *part = a->part + first * stride + i;
-        float out = 0;
-#pragma unroll 4
-        for (int s = 0; s < j->n_splits; s++) {
-            out = fmaf(__ldcg(part + (size_t)s * stride), weight[s * HEADS + head], out);
+        if (j->lane == 0) {
+            shared->state[j->warp][head] = make_float2(all.max, all.sum);
         }
-        const size_t row = (size_t)a->token_start[j->seq] * a->n_heads + j->head0;
-        a->out[row * HD + i] = __float2half_rn(out / shared->fold_sum[head]);
     }
 }
 
 // --- the kernel ---------------------------------------------------------------------------------
 
+// Numbers of a sequence's blocks, 32 at a time in the warp's lanes.
+typedef struct block_list {
+    const int32_t *table;
+    int from, last, numbers;
+} block_list;
+
+__device__ static inline int block_at(block_list *list, int page, const job *j) {
+    if (page - list->from >= 32) {
+        list->from = page;
+        list->numbers = list->table[min(page + j->lane, list->last)];
+    }
+    return __shfl_sync(LV_ALL_LANES, list->numbers, page - list->from);
+}
+
 // This block's job; false where it has none. All that it reads was there before the pass began.
-__device__ static inline bool find_job(const decode_args *a, job *j) {
+__device__ static inline bool find_job(const decode_args *a, job *j, block_list *list) {
     j->lane = threadIdx.x % 32;
     j->warp = threadIdx.x / 32;
     j->g = j->lane / 4;
@@ -309,6 +313,10 @@ __device__ static inline bool find_job(const decode_args *a, job *j) {
     j->n_heads = min(HEADS, a->group - in_group);
     j->unit = blockIdx.y * gridDim.x + blockIdx.x;
     j->seq = a->single[blockIdx.y];
+    list->table = a->block_table + (size_t)j->seq * a->table_stride;
+    list->from = 0;
+    list->last = a->table_stride - 1;
+    list->numbers = list->table[min(j->lane, list->last)];
     j->length = a->kv_length[j->seq];
     j->n_old = j->length - 1;
     j->first_seen = lv_first_seen(j->length - 1, a->window);
@@ -324,127 +332,105 @@ __device__ static inline bool find_job(const decode_args *a, job *j) {
     return (int)blockIdx.z < j->n_workers;
 }
 
-// The pages of the worker's steps, in order: numbers of 32 at a time are in the warp's lanes.
-typedef struct page_list {
-    const int32_t *table; // of the first page
-    int from, n, numbers;
-} page_list;
-
-__device__ static inline int block_at(page_list *list, int page, const job *j) {
-    if (page - list->from >= 32) {
-        list->from = page;
-        list->numbers = list->table[min(page + j->lane, list->n - 1)];
-    }
-    return __shfl_sync(LV_ALL_LANES, list->numbers, page - list->from);
-}
-
-// Up to PAGES pages that a block works on at once.
-template <int HD, bool I8> struct step {
-    int block[shape_of<HD, I8>::PAGES];
-    int n_valid[shape_of<HD, I8>::PAGES]; // tokens in the cache; 0: no page
-};
-
-// The step that begins at page `first` (counted from page0) and ends before `limit`.
+// Begins to fetch the warp's tokens of a page, counted from page0, if there is one.
 template <int HD, bool I8>
-__device__ static inline void plan_step(step<HD, I8> *s, int first, int limit, page_list *list,
-                                        const job *j) {
-#pragma unroll
-    for (int p = 0; p < shape_of<HD, I8>::PAGES; p++) {
-        s->n_valid[p] = 0;
-        if (first + p < limit) {
-            s->n_valid[p] = min(j->n_old - (j->page0 + first + p) * LV_KV_BLOCK, LV_KV_BLOCK);
-            s->block[p] = block_at(list, first + p, j);
-        }
+__device__ static inline void fetch(const decode_args *a, const job *j, block_list *list, int page,
+                                    int end, uint8_t *stage) {
+    const int at = j->page0 + page;
+    if (page < end) {
+        fetch_tokens<HD, I8>(stage, lv_kv_page(&a->kv, block_at(list, at, j), j->kv_head),
+                             j->n_old - at * LV_KV_BLOCK, j);
     }
+    commit_copies();
 }
 
 template <int HD, bool I8>
-__global__ void __launch_bounds__(THREADS, 3) decode(const __grid_constant__ decode_args a) {
+__global__ void __launch_bounds__(THREADS, I8 ? 4 : 3)
+    decode(const __grid_constant__ decode_args a) {
     using S = shape_of<HD, I8>;
-    decode_shared<HD> *shared = (decode_shared<HD> *)lv_shared;
-    lane_keys<HD, I8> keys[S::PAGES];
-    lane_values<HD, I8> values[S::PAGES];
-    lane_sums<HD, I8> sums;
-    step<HD, I8> now, next;
+    constexpr int STAGES = stages_of<I8>(LV_ARCH);
+    decode_shared<HD> *shared = (decode_shared<HD> *)(lv_shared + WARPS * STAGES * S::STAGE);
+    uint8_t *ring = lv_shared + threadIdx.x / 32 * STAGES * S::STAGE, *stage = ring;
+    joined fold[2] = {{-INFINITY, 0}, {-INFINITY, 0}};
+    lane_query<HD> query;
+    lane_sums<HD> sums;
     job j;
+    block_list list;
     lv_launch_next();
-    if (!find_job(&a, &j)) {
+    if (!find_job(&a, &j, &list)) {
         return; // without lv_wait_previous(): it touches nothing, and others of this grid wait
     }
     int page = j.split0 * j.split_pages, split = j.split0;
     const int end = min(j.split1 * j.split_pages, j.n_pages);
-    int split_end = min(page + j.split_pages, end);
-    page_list list = {a.block_table + (size_t)j.seq * a.table_stride + j.page0, page - 32,
-                      j.n_pages, 0};
-    plan_step<HD, I8>(&now, page, split_end, &list, &j);
 #pragma unroll
-    for (int p = 0; p < S::PAGES; p++) {
-        if (now.n_valid[p] > 0) {
-            const uint8_t *at = lv_kv_page(&a.kv, now.block[p], j.kv_head);
-            load_keys<HD, I8>(&keys[p], at, &j);
-            load_values<HD, I8>(&values[p], at + a.kv.page_bytes, now.n_valid[p], &j);
-        }
+    for (int i = 0; i < STAGES; i++) {
+        fetch<HD, I8>(&a, &j, &list, page + i, end, ring + i * S::STAGE);
     }
-    clear_sums<HD, I8>(&sums);
-    clear_fold<HD>(shared);
+    clear_sums<HD>(&sums);
+    for (int i = j.lane; i < heads_of(a.group) * (HD + 4); i += 32) {
+        fold_of<HD>(shared, &a, j.warp, 0)[i] = 0;
+    }
+    __syncwarp();
     lv_wait_previous();
-    load_query<HD, I8>(shared, &a, &j);
+    const size_t row = (size_t)a.token_start[j.seq] * a.n_heads + j.head0 + j.g;
+    load_query<HD, I8>(&query, j.g < j.n_heads ? a.q + row * HD : NULL, &j);
     if (j.split1 == j.n_splits) {
         new_token<HD, I8>(&a, &j, shared);
     }
-    __syncthreads();
-    do {
-        const int token0 = (j.page0 + page) * LV_KV_BLOCK;
-        int n_tokens = 0;
-        float score[S::PAGES][4];
-#pragma unroll
-        for (int p = 0; p < S::PAGES; p++) {
-            if (now.n_valid[p] > 0) {
-                scores_of<HD, I8>(score[p], &keys[p], shared->q, a.scale, j.lane);
-                n_tokens += now.n_valid[p];
+    for (; split < j.split1; split++) {
+        const int split_end = min((split + 1) * j.split_pages, end);
+        for (; page < split_end; page++) {
+            const int token0 = (j.page0 + page) * LV_KV_BLOCK + j.warp * WARP_TOKENS;
+            wait_copies<STAGES - 1>();
+            __syncwarp();
+            if (token0 < j.n_old) {
+                float score[4];
+                scores_of<HD, I8>(score, stage, &query, a.scale, &j);
+                softmax_step<HD>(score, &sums, token0, &j);
+                add_values<HD, I8>(&sums, score, stage, &j);
+            }
+            __syncwarp();
+            fetch<HD, I8>(&a, &j, &list, page + STAGES, end, stage);
+            stage = stage == ring + (STAGES - 1) * S::STAGE ? ring : stage + S::STAGE;
+        }
+        if (split == j.n_splits - 1) {
+            __syncthreads();
+            if (j.warp == 0) {
+                add_new_token<HD, I8>(&sums, &j, shared);
             }
         }
-        page = min(page + S::PAGES, split_end);
-        const bool ends_split = page == split_end;
-        split_end = ends_split ? min(split_end + j.split_pages, end) : split_end;
-        plan_step<HD, I8>(&next, page, split_end, &list, &j);
-#pragma unroll
-        for (int p = 0; p < S::PAGES; p++) {
-            if (next.n_valid[p] > 0) {
-                load_keys<HD, I8>(&keys[p], lv_kv_page(&a.kv, next.block[p], j.kv_head), &j);
-            }
+        finish_split<HD, I8>(&a, &j, split, &sums, fold, shared);
+    }
+    if (j.n_workers > 1) {
+        if (!arrive<HD>(&a, &j, shared)) {
+            return;
         }
-        softmax_step<HD, I8>(score, &sums, token0, n_tokens, &j);
-#pragma unroll
-        for (int p = 0; p < S::PAGES; p++) {
-            if (now.n_valid[p] > 0) {
-                add_values<HD, I8>(&sums, score[p], &values[p]);
-            }
-            if (next.n_valid[p] > 0) {
-                const uint8_t *at = lv_kv_page(&a.kv, next.block[p], j.kv_head);
-                load_values<HD, I8>(&values[p], at + a.kv.page_bytes, next.n_valid[p], &j);
-            }
-        }
-        now = next;
-        if (ends_split) {
-            finish_split<HD, I8>(&a, &j, split++, &sums, shared);
-        }
-    } while (page < end);
-    if (j.n_workers > 1 && arrive<HD>(&a, &j, shared)) {
         join_splits<HD>(&a, &j, shared);
     }
+    write_out<HD, I8>(&a, &j, shared);
+}
+
+// Workers of a unit: one where units alone keep two blocks on each multiprocessor, else enough
+// for three.
+static int workers_of(const lv_cuda *cuda, const decode_args *args, int n_units) {
+    int n_workers = 1;
+    if (2 * n_units >= 3 * cuda->n_sms) {
+        return 1;
+    }
+    while (n_units * n_workers < 3 * cuda->n_sms && n_workers < args->splits.most) {
+        n_workers *= 2;
+    }
+    return n_workers < args->splits.most ? n_workers : args->splits.most;
 }
 
 template <int HD, bool I8>
 static lv_status launch(lv_cuda *cuda, const decode_args *args, int n_units, int n_single) {
-    int n_workers = 1;
-    while (n_units * n_single * n_workers < 3 * cuda->n_sms && n_workers < args->splits.most) {
-        n_workers *= 2;
-    }
-    n_workers = n_workers < args->splits.most ? n_workers : args->splits.most;
+    const int n_workers = workers_of(cuda, args, n_units * n_single);
+    const size_t ring = (size_t)(WARPS * stages_of<I8>(cuda->sm) * shape_of<HD, I8>::STAGE);
+    const size_t fold = (size_t)(WARPS * heads_of(args->group) * (HD + 4)) * sizeof(float);
     return lv_launch(cuda, "decode attention", decode<HD, I8>,
                      dim3((unsigned)n_units, (unsigned)n_single, (unsigned)n_workers),
-                     dim3(THREADS), sizeof(decode_shared<HD>), *args);
+                     dim3(THREADS), ring + sizeof(decode_shared<HD>) + fold, *args);
 }
 
 lv_status lv_cuda_decode_attention(lv_cuda *cuda, const lv_device_batch *batch,
@@ -475,16 +461,14 @@ lv_status lv_cuda_decode_attention(lv_cuda *cuda, const lv_device_batch *batch,
     args.kv_length = batch->kv_length;
     args.block_table = batch->block_table;
     args.splits = kv->splits;
-    // Parts are left where a unit has several workers: only where the units are few (launch).
     const int n_units = shape->n_kv_heads * args.units_per_head;
-    if (n_units * batch->n_single < 3 * cuda->n_sms) {
-        const size_t n_parts = (size_t)(n_units * batch->n_single) * args.splits.most;
-        const size_t heads = group < HEADS ? (size_t)group : HEADS;
+    if (workers_of(cuda, &args, n_units * batch->n_single) > 1) {
+        const size_t n_parts = (size_t)(n_units * batch->n_single * WARPS) * args.splits.most;
         const size_t state_bytes = n_parts * HEADS * sizeof(float2);
         void *scratch;
-        LV_TRY(lv_cuda_scratch(cuda, LV_SCRATCH_SPLITS,
-                               state_bytes + n_parts * heads * (size_t)hd * sizeof(float),
-                               &scratch));
+        LV_TRY(lv_cuda_scratch(
+            cuda, LV_SCRATCH_SPLITS,
+            state_bytes + n_parts * (size_t)(heads_of(group) * hd) * sizeof(float), &scratch));
         args.part_state = (float2 *)scratch;
         args.part = (float *)((uint8_t *)scratch + state_bytes);
     }

@@ -1,4 +1,4 @@
-// One warp's part of decode attention (decode_attention.cu): its 16 tokens of a page in fragments,
+// One warp's part of decode attention (decode_attention.cu): its ring of tokens in shared memory,
 // their scores, softmax and sums.
 #ifndef LV_KERNELS_CUDA_DECODE_WARP_CUH
 #define LV_KERNELS_CUDA_DECODE_WARP_CUH
@@ -7,7 +7,8 @@
 
 #define WARPS 4
 #define THREADS (WARPS * 32)
-#define HEADS 8 // query heads of a block: the n8 of mma
+#define HEADS 8                           // query heads of a block: the n8 of mma
+#define WARP_TOKENS (LV_KV_BLOCK / WARPS) // of a page: the m16 or the k16 of mma
 
 // What a block works on.
 typedef struct job {
@@ -21,224 +22,235 @@ typedef struct job {
 } job;
 
 template <int HD, bool I8> struct shape_of {
-    static constexpr int E = I8 ? 16 : 8;         // elements of a chunk
-    static constexpr int CHUNKS = HD / E;         // of a row
-    static constexpr int KB = (CHUNKS + 3) / 4;   // chunks of a key's row and lane
-    static constexpr int VB = (CHUNKS + 7) / 8;   // of a value's row and lane
-    static constexpr int STEPS = E / 4;           // mma along k of a chunk of keys
-    static constexpr int TILES = E / 2;           // mma along dimensions of a chunk of values
-    static constexpr int PAGES = I8 ? 2 : 1;      // of a step
-    static constexpr int ROW = HD * (I8 ? 1 : 2); // bytes
-    static constexpr int PAIRS = (HD + 63) / 64;  // of the new token, see lv_read_pairs
+    static constexpr int E = I8 ? 16 : 8;                           // elements of a chunk
+    static constexpr int CHUNKS = HD / E;                           // of a row
+    static constexpr int ROW = HD * (I8 ? 1 : 2);                   // bytes in a page
+    static constexpr int PAGE = LV_KV_BLOCK * (ROW + (I8 ? 4 : 0)); // bytes
+    // Rows in shared memory meet no bank conflict: chunks change places (see place), or an odd
+    // number of them makes a row.
+    static constexpr bool MIXED = CHUNKS % 4 == 0 && CHUNKS != 12;
+    static constexpr int STRIDE = (MIXED ? CHUNKS : CHUNKS | 1) * 16; // bytes
+    static constexpr int ROWS = WARP_TOKENS * STRIDE;                 // bytes of keys or values
+    static constexpr int STAGE = 2 * (ROWS + (I8 ? WARP_TOKENS * 4 : 0));
+    static constexpr int TILES = HD / 16;        // of dimensions: k steps of scores, m16 of sums
+    static constexpr int PAIRS = (HD + 63) / 64; // of the new token, see lv_read_pairs
 };
 
-// One lane's part of its warp's 16 tokens of a page.
-template <int HD, bool I8> struct lane_keys {
-    lv_chunk chunk[2][shape_of<HD, I8>::KB];
-    float scale[2];
-};
-template <int HD, bool I8> struct lane_values {
-    lv_chunk chunk[4][shape_of<HD, I8>::VB];
-    float scale[2];
-};
+// Stages of a warp's ring: where copies are not asynchronous, one.
+template <bool I8> __host__ __device__ constexpr int stages_of(int sm) {
+    return sm < 80 ? 1 : I8 ? 3 : 2;
+}
+#ifdef __CUDA_ARCH__
+#define LV_ARCH (__CUDA_ARCH__ / 10)
+#else
+#define LV_ARCH 0
+#endif
 
-// Sums of a warp: heads 2 t and 2 t + 1, dimensions (8 j + g) E + 2 i and the next.
-template <int HD, bool I8> struct lane_sums {
-    float out[shape_of<HD, I8>::VB][shape_of<HD, I8>::TILES][4];
+// Sums of a warp: heads 2 t (elements 0, 2 of a tile) and 2 t + 1, dimensions dim_of.
+template <int HD> struct lane_sums {
+    float out[HD / 16][4];
     float max[2], sum[2];
 };
 
-// The token, of a warp's 16, that row r of the scores is: P transposed then pairs tokens 4 t, 4 t +
-// 1 and 4 t + 2, 4 t + 3 in lane t. Row r + 8 is two tokens further.
-__host__ __device__ static inline int row_token(int r) {
-    return r / 2 * 4 + r % 2;
+// The dimension of elements 0, 1 (h = 0) or 2, 3 (h = 1) of a tile.
+template <bool I8> __device__ static inline int dim_of(int tile, int h, const job *j) {
+    return 16 * tile + (I8 ? 2 * j->g + h : j->g + 8 * h);
 }
 
+// --- the ring -----------------------------------------------------------------------------------
+
+// Where a chunk of a row is, in bytes.
+template <int HD, bool I8> __device__ static inline int place(int row, int chunk) {
+    using S = shape_of<HD, I8>;
+    const int mixed = !S::MIXED        ? chunk
+                      : S::CHUNKS == 4 ? chunk ^ (row / 2 & 3)
+                                       : chunk ^ (row & 7);
+    return row * S::STRIDE + mixed * 16;
+}
+
+__device__ static inline void commit_copies() {
+#if __CUDA_ARCH__ >= 800
+    asm volatile("cp.async.commit_group;" ::: "memory");
+#endif
+}
+
+// Waits for this lane's copies, but for the last N groups.
+template <int N> __device__ static inline void wait_copies() {
+#if __CUDA_ARCH__ >= 800
+    asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");
+#endif
+}
+
+// Begins to copy the warp's tokens of a page. n_valid: tokens in the page; what the rest holds is
+// perhaps NaN, which values of f16 must not be.
 template <int HD, bool I8>
-__device__ static inline void load_keys(lane_keys<HD, I8> *keys, const uint8_t *page,
-                                        const job *j) {
+__device__ static inline void fetch_tokens(uint8_t *stage, const uint8_t *page, int n_valid,
+                                           const job *j) {
     using S = shape_of<HD, I8>;
-    const int row = j->warp * 16 + row_token(j->g);
-    const uint8_t *from = page + row * S::ROW + j->t * 16;
+    const int token0 = j->warp * WARP_TOKENS;
+    const uint8_t *from = page + token0 * S::ROW + j->lane * 16;
 #pragma unroll
-    for (int r = 0; r < 2; r++) {
-#pragma unroll
-        for (int b = 0; b < S::KB; b++) {
-            if (4 * b + 3 < S::CHUNKS || 4 * b + j->t < S::CHUNKS) {
-                keys->chunk[r][b] = lv_load_once(from + r * 2 * S::ROW + b * 64);
-            } else {
-                keys->chunk[r][b] = {};
-            }
+    for (int i = 0; i < WARP_TOKENS * S::CHUNKS; i += 32) {
+        const int row = (i + j->lane) / S::CHUNKS, chunk = (i + j->lane) % S::CHUNKS;
+        if (row < WARP_TOKENS) {
+            uint8_t *to = stage + place<HD, I8>(row, chunk);
+            lv_copy_chunk(to, from + i * 16, false);
+            lv_copy_chunk(to + S::ROWS, from + S::PAGE + i * 16, !I8 && token0 + row >= n_valid);
         }
-        keys->scale[r] = I8 ? ((const float *)(page + LV_KV_BLOCK * HD))[row + 2 * r] : 1.0f;
+    }
+    if (I8 && j->lane < 8) { // scales of keys, then of values
+        lv_copy_chunk(
+            stage + 2 * S::ROWS + j->lane * 16,
+            page + j->lane / 4 * S::PAGE + LV_KV_BLOCK * HD + token0 * 4 + j->lane % 4 * 16, false);
     }
 }
 
-// Rows from n_valid on hold what was there before, perhaps NaN: the last valid row stands for them.
+// --- one page -----------------------------------------------------------------------------------
+
+// q as the n8 operand of a step over 16 dimensions.
+template <int HD> struct lane_query { uint32_t word[HD / 16][2]; };
+
+// Head g's row of q, or zeros. i8: k 2 t, 2 t + 1, 2 t + 8, 2 t + 9 of a step are dimensions 4 t ..
+// 4 t + 3 of its 16, which is how a lane's bytes of keys come.
 template <int HD, bool I8>
-__device__ static inline void load_values(lane_values<HD, I8> *values, const uint8_t *page,
-                                          int n_valid, const job *j) {
-    using S = shape_of<HD, I8>;
+__device__ static inline void load_query(lane_query<HD> *query, const __half *row, const job *j) {
 #pragma unroll
-    for (int k = 0; k < 4; k++) {
-        const int row = min(j->warp * 16 + 4 * j->t + k, n_valid - 1);
-        const uint8_t *from = page + row * S::ROW + j->g * 16;
-#pragma unroll
-        for (int b = 0; b < S::VB; b++) {
-            if (8 * b + 7 < S::CHUNKS || 8 * b + j->g < S::CHUNKS) {
-                values->chunk[k][b] = lv_load_once(from + b * 128);
-            } else {
-                values->chunk[k][b] = {};
-            }
+    for (int i = 0; i < HD / 16; i++) {
+        query->word[i][0] = query->word[i][1] = 0;
+        if (row) {
+            query->word[i][0] = *(const uint32_t *)(row + 16 * i + (I8 ? 4 : 2) * j->t);
+            query->word[i][1] =
+                *(const uint32_t *)(row + 16 * i + (I8 ? 4 * j->t + 2 : 2 * j->t + 8));
         }
-    }
-#pragma unroll
-    for (int r = 0; r < 2; r++) {
-        const int row = j->warp * 16 + row_token(j->g) + 2 * r;
-        values->scale[r] = I8 ? ((const float *)(page + LV_KV_BLOCK * HD))[row] : 1.0f;
     }
 }
 
-template <int HD, bool I8> __device__ static inline void clear_sums(lane_sums<HD, I8> *sums) {
+// Bytes 0 and 2 (h = 0) or 1 and 3 of `bytes`, each 128 + q, as the halves q.
+__device__ static inline uint32_t unpack_apart(uint32_t bytes, int h) {
+    const uint32_t biased = __byte_perm(bytes, 0x64646464u, h ? 0x4341 : 0x4240);
+    const __half2 q = __hsub2(*(const __half2 *)&biased, __half2half2(__ushort_as_half(0x6480)));
+    return *(const uint32_t *)&q;
+}
+
+// The lane's row of what ldmatrix reads: tokens 0-7 and 8-15 of chunk c, the same of chunk c + 1.
+template <int HD, bool I8>
+__device__ static inline const uint8_t *chunk_row(const uint8_t *rows, int c, const job *j) {
     using S = shape_of<HD, I8>;
+    const int offset = place<HD, I8>(j->lane % 16, j->lane / 16);
+    return rows + (S::MIXED ? offset ^ c * 16 : offset + c * 16);
+}
+
+// score: tokens g (elements 0, 1) and g + 8, heads 2 t and 2 t + 1.
+template <int HD, bool I8>
+__device__ static inline void scores_of(float score[4], const uint8_t *stage,
+                                        const lane_query<HD> *q, float scale, const job *j) {
+    using S = shape_of<HD, I8>;
+    const float *key_scale = (const float *)(stage + 2 * S::ROWS);
+    float sum[2][4] = {}; // two chains
 #pragma unroll
-    for (int b = 0; b < S::VB; b++) {
+    for (int c = 0; c < S::CHUNKS; c += 2) {
+        uint32_t w[4];
+        lv_ldmatrix(w, chunk_row<HD, I8>(stage, c, j));
+        if (I8) {
 #pragma unroll
-        for (int i = 0; i < S::TILES * 4; i++) {
-            sums->out[b][i / 4][i % 4] = 0;
+            for (int s = 0; s < 2 && c + s < S::CHUNKS; s++) {
+                const uint32_t k[4] = {
+                    lv_unpack_i8(w[2 * s], false), lv_unpack_i8(w[2 * s + 1], false),
+                    lv_unpack_i8(w[2 * s], true), lv_unpack_i8(w[2 * s + 1], true)};
+                lv_mma(sum[s], k, q->word[c + s][0], q->word[c + s][1]);
+            }
+        } else {
+            lv_mma(sum[c / 2 % 2], w, q->word[c / 2][0], q->word[c / 2][1]);
         }
+    }
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        score[i] = (sum[0][i] + sum[1][i]) * (I8 ? key_scale[j->g + i / 2 * 8] * scale : scale);
+    }
+}
+
+template <int HD> __device__ static inline void clear_sums(lane_sums<HD> *sums) {
+#pragma unroll
+    for (int i = 0; i < HD / 4; i++) {
+        sums->out[i / 4][i % 4] = 0;
     }
     sums->max[0] = sums->max[1] = -INFINITY;
     sums->sum[0] = sums->sum[1] = 0;
 }
 
-template <int HD, bool I8>
-__device__ static inline void scores_of(float score[4], const lane_keys<HD, I8> *keys,
-                                        const lv_chunk q[][32], float scale, int lane) {
-    using S = shape_of<HD, I8>;
+// The maximum grows to `max`: what was summed is rescaled.
+template <int HD> __device__ static inline void raise_max(lane_sums<HD> *sums, const float max[2]) {
+    const float factor[2] = {lv_exp2_whole(sums->max[0] - max[0]),
+                             lv_exp2_whole(sums->max[1] - max[1])};
 #pragma unroll
-    for (int i = 0; i < 4; i++) {
-        score[i] = 0;
+    for (int i = 0; i < HD / 4; i++) {
+        sums->out[i / 4][i % 4] *= factor[i % 2];
     }
 #pragma unroll
-    for (int b = 0; b < S::KB; b++) {
-        lv_chunk heads[S::E / 8];
-#pragma unroll
-        for (int c = 0; c < S::E / 8; c++) {
-            heads[c] = q[b * (S::E / 8) + c][lane];
-        }
-#pragma unroll
-        for (int s = 0; s < S::STEPS; s++) {
-            const uint32_t *x = keys->chunk[0][b].word, *y = keys->chunk[1][b].word;
-            uint32_t k[4];
-            if (I8) {
-                k[0] = lv_unpack_i8(x[s], false);
-                k[1] = lv_unpack_i8(y[s], false);
-                k[2] = lv_unpack_i8(x[s], true);
-                k[3] = lv_unpack_i8(y[s], true);
-            } else {
-                k[0] = x[2 * s];
-                k[1] = y[2 * s];
-                k[2] = x[2 * s + 1];
-                k[3] = y[2 * s + 1];
-            }
-            lv_mma(score, k, heads[s / 2].word[s % 2 * 2], heads[s / 2].word[s % 2 * 2 + 1]);
-        }
-    }
-#pragma unroll
-    for (int i = 0; i < 4; i++) {
-        score[i] *= keys->scale[i / 2] * scale;
+    for (int c = 0; c < 2; c++) {
+        sums->sum[c] *= factor[c];
+        sums->max[c] = max[c];
     }
 }
 
-// Scores of PAGES pages from token0 on -> probabilities in place; what was summed is rescaled.
-template <int HD, bool I8>
-__device__ static inline void softmax_step(float score[][4], lane_sums<HD, I8> *sums, int token0,
-                                           int n_tokens, const job *j) {
-    using S = shape_of<HD, I8>;
-    float max[2] = {sums->max[0], sums->max[1]}, base[2];
+// Scores of the warp's tokens, from token0 on -> probabilities in place.
+template <int HD>
+__device__ static inline void softmax_step(float score[4], lane_sums<HD> *sums, int token0,
+                                           const job *j) {
+    float max[2];
 #pragma unroll
-    for (int p = 0; p < S::PAGES; p++) {
-#pragma unroll
-        for (int i = 0; i < 4; i++) {
-            const int in_step = p * LV_KV_BLOCK + j->warp * 16 + row_token(j->g) + (i < 2 ? 0 : 2);
-            const int token = token0 + in_step;
-            if (in_step >= n_tokens || token < j->first_seen) {
-                score[p][i] = -INFINITY;
-            }
+    for (int h = 0; h < 2; h++) {
+        const int token = token0 + j->g + 8 * h;
+        if (token >= j->n_old || token < j->first_seen) {
+            score[2 * h] = score[2 * h + 1] = -INFINITY;
         }
     }
 #pragma unroll
     for (int c = 0; c < 2; c++) {
-        float most = fmaxf(score[0][c], score[0][c + 2]);
-        if (S::PAGES == 2) {
-            most = fmaxf(most, fmaxf(score[S::PAGES - 1][c], score[S::PAGES - 1][c + 2]));
-        }
+        float most = fmaxf(score[c], score[c + 2]);
         for (int offset = 4; offset < 32; offset *= 2) {
             most = fmaxf(most, __shfl_xor_sync(LV_ALL_LANES, most, offset));
         }
-        max[c] = fmaxf(max[c], ceilf(most));
-        base[c] = max[c] == -INFINITY ? 0.0f : max[c];
+        max[c] = fmaxf(sums->max[c], ceilf(most));
     }
     if (__any_sync(LV_ALL_LANES, max[0] != sums->max[0] || max[1] != sums->max[1])) {
-        const float factor[2] = {lv_exp2_whole(sums->max[0] - max[0]),
-                                 lv_exp2_whole(sums->max[1] - max[1])};
-#pragma unroll
-        for (int b = 0; b < S::VB; b++) {
-#pragma unroll
-            for (int i = 0; i < S::TILES * 4; i++) {
-                sums->out[b][i / 4][i % 4] *= factor[i % 2];
-            }
-        }
-        sums->sum[0] *= factor[0];
-        sums->sum[1] *= factor[1];
-        sums->max[0] = max[0];
-        sums->max[1] = max[1];
+        raise_max<HD>(sums, max);
     }
 #pragma unroll
-    for (int p = 0; p < S::PAGES; p++) {
-#pragma unroll
-        for (int i = 0; i < 4; i++) {
-            score[p][i] = lv_exp2(score[p][i] - base[i % 2]);
-            sums->sum[i % 2] += score[p][i];
-        }
+    for (int i = 0; i < 4; i++) {
+        score[i] = lv_exp2(score[i] - (max[i % 2] == -INFINITY ? 0.0f : max[i % 2]));
+        sums->sum[i % 2] += score[i];
     }
 }
 
-// sums += V^T P for one page, P = probabilities (times the values' scales).
+// sums += V^T P, P = probabilities (times the values' scales).
 template <int HD, bool I8>
-__device__ static inline void add_values(lane_sums<HD, I8> *sums, float p[4],
-                                         const lane_values<HD, I8> *values) {
+__device__ static inline void add_values(lane_sums<HD> *sums, float p[4], const uint8_t *stage,
+                                         const job *j) {
     using S = shape_of<HD, I8>;
     if (I8) {
+        const float *scale = (const float *)(stage + 2 * S::ROWS) + WARP_TOKENS;
 #pragma unroll
         for (int i = 0; i < 4; i++) { // a scale of no token may be NaN
-            p[i] = p[i] == 0 ? 0.0f : p[i] * (values->scale[i / 2] * LV_I8_BOOST);
+            p[i] = p[i] == 0 ? 0.0f : p[i] * (scale[j->g + i / 2 * 8] * LV_I8_BOOST);
         }
     }
     const uint32_t p0 = lv_transpose(lv_pack(p[0], p[1])), p1 = lv_transpose(lv_pack(p[2], p[3]));
 #pragma unroll
-    for (int b = 0; b < S::VB; b++) {
+    for (int c = 0; c < S::CHUNKS; c += 2) {
+        uint32_t w[4];
+        lv_ldmatrix_transposed(w, chunk_row<HD, I8>(stage + S::ROWS, c, j));
+        if (I8) {
 #pragma unroll
-        for (int w = 0; w < 4; w++) {
-            const uint32_t x0 = values->chunk[0][b].word[w], x1 = values->chunk[1][b].word[w];
-            const uint32_t x2 = values->chunk[2][b].word[w], x3 = values->chunk[3][b].word[w];
-            const uint32_t low01 = __byte_perm(x0, x1, I8 ? 0x5140 : 0x5410);
-            const uint32_t high01 = __byte_perm(x0, x1, I8 ? 0x7362 : 0x7632);
-            const uint32_t low23 = __byte_perm(x2, x3, I8 ? 0x5140 : 0x5410);
-            const uint32_t high23 = __byte_perm(x2, x3, I8 ? 0x7362 : 0x7632);
-            if (I8) { // low: dimensions 4 w, 4 w + 1 of two tokens; high: 4 w + 2, 4 w + 3
-                const uint32_t v[2][4] = {{lv_unpack_i8(low01, false), lv_unpack_i8(low01, true),
-                                           lv_unpack_i8(low23, false), lv_unpack_i8(low23, true)},
-                                          {lv_unpack_i8(high01, false), lv_unpack_i8(high01, true),
-                                           lv_unpack_i8(high23, false),
-                                           lv_unpack_i8(high23, true)}};
-                lv_mma(sums->out[b][(2 * w) % S::TILES], v[0], p0, p1);
-                lv_mma(sums->out[b][(2 * w + 1) % S::TILES], v[1], p0, p1);
-            } else { // low: dimension 2 w of two tokens; high: 2 w + 1
-                const uint32_t v[4] = {low01, high01, low23, high23};
-                lv_mma(sums->out[b][w], v, p0, p1);
+            for (int s = 0; s < 2 && c + s < S::CHUNKS; s++) {
+                const uint32_t v[4] = {unpack_apart(w[2 * s], 0), unpack_apart(w[2 * s], 1),
+                                       unpack_apart(w[2 * s + 1], 0),
+                                       unpack_apart(w[2 * s + 1], 1)};
+                lv_mma(sums->out[c + s], v, p0, p1);
             }
+        } else {
+            const uint32_t v[4] = {w[0], w[2], w[1], w[3]};
+            lv_mma(sums->out[c / 2], v, p0, p1);
         }
     }
 }

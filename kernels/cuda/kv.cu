@@ -3,15 +3,19 @@
 //   append: row `position % 64` of page block_table[position / 64] = kv_new's row, or rounded to i8
 //
 // kv_new f16 [n_tokens, 2 n_kv_heads head_dim], keys then values; pages as in attention.cuh, rows
-// of a token contiguous: the kernels permute the sums instead of the data (decode_attention.cu).
-// One warp a token and head. 7B: 16,384 B read and as much written (i8: 8,448) a token and layer;
-// 2,204 tokens: 72 MB, 17 us at 4.2 TB/s. The roof is memory.
+// of a token contiguous: the kernels permute the sums instead of the data (decode_attention.cu). A
+// block is a token; where the width of heads is no power of two, a warp is a token and head. 7B:
+// 16,384 B read and as much written (i8: 8,448) a token and layer; 2,204 tokens: 72 MB, 17 us at
+// 4.2 TB/s (i8: 13). The roof is memory. measured (H200): f16 20 us, i8 25; a warp a token and
+// head with 4 bytes a lane: 32 and 46.
 #include <stdlib.h>
 #include <string.h>
 
 #include "kernels/cuda/attention.cuh"
 
 #define APPEND_WARPS 8
+#define APPEND_THREADS 256
+#define APPEND_CHUNKS 4 // loads of a thread on their way at once
 
 // --- the cache ----------------------------------------------------------------------------------
 
@@ -127,32 +131,88 @@ typedef struct append_args {
     const __half *kv_new;
     lv_kv_layer kv;
     int n_tokens, table_stride;
-    bool single;
+    bool single; // sequences with one new token, or all others
     const int32_t *token_seq, *token_start, *kv_length, *block_table;
 } append_args;
 
+// Where a new token goes: its slot, and the block of the cache; false where it is not this call's.
+__device__ static inline bool find_slot(const append_args *a, int token, int *slot, int *block) {
+    const int seq = a->token_seq[token], start = a->token_start[seq];
+    const int n_new = a->token_start[seq + 1] - start;
+    const int position = a->kv_length[seq] - n_new + token - start;
+    *slot = position % LV_KV_BLOCK;
+    *block = a->block_table[(size_t)seq * a->table_stride + position / LV_KV_BLOCK];
+    return (n_new == 1) == a->single;
+}
+
+// Four whole numbers as i8 pages hold them.
+__device__ static inline uint32_t i8_word(const float2 q[2]) {
+    return (uint32_t)(128 + (int)q[0].x) | (uint32_t)(128 + (int)q[0].y) << 8 |
+           (uint32_t)(128 + (int)q[1].x) << 16 | (uint32_t)(128 + (int)q[1].y) << 24;
+}
+
+// A block is a token, a thread APPEND_CHUNKS times 8 elements: heads whose width is a power of two
+// from 8 on, so that lanes in a row share a head.
+template <bool I8>
+__global__ void __launch_bounds__(APPEND_THREADS) append_chunks(const append_args a) {
+    const int lanes = a.kv.head_dim / 8, n_heads = a.kv.n_kv_heads, n = 2 * n_heads * lanes;
+    const int token = blockIdx.x, warp0 = threadIdx.x & ~31;
+    const __half *from = a.kv_new + (size_t)token * (size_t)n * 8;
+    int slot, block;
+    lv_launch_next();
+    lv_wait_previous();
+    if (!find_slot(&a, token, &slot, &block)) {
+        return;
+    }
+    for (int first = 0; first + warp0 < n; first += APPEND_CHUNKS * APPEND_THREADS) {
+        lv_chunk chunk[APPEND_CHUNKS];
+#pragma unroll
+        for (int i = 0; i < APPEND_CHUNKS; i++) {
+            const int at = first + i * APPEND_THREADS + threadIdx.x;
+            chunk[i] = at < n ? lv_load_once(from + (size_t)at * 8) : lv_chunk{};
+        }
+#pragma unroll
+        for (int i = 0; i < APPEND_CHUNKS; i++) {
+            const int at = first + i * APPEND_THREADS + threadIdx.x;
+            const int part = at / lanes, place = slot * lanes + at % lanes;
+            uint8_t *page = lv_kv_page(&a.kv, block, part % n_heads) +
+                            (size_t)(part / n_heads) * a.kv.page_bytes;
+            if constexpr (I8) {
+                float2 pair[4];
+#pragma unroll
+                for (int w = 0; w < 4; w++) {
+                    pair[w] = __half22float2(*(const __half2 *)&chunk[i].word[w]);
+                }
+                const float scale = lv_quantise_among<4>(pair, lanes);
+                if (at < n) {
+                    ((uint2 *)page)[place] = make_uint2(i8_word(pair), i8_word(pair + 2));
+                }
+                if (at < n && at % lanes == 0) {
+                    ((float *)(page + LV_KV_BLOCK * a.kv.head_dim))[slot] = scale;
+                }
+            } else if (at < n) {
+                ((lv_chunk *)page)[place] = chunk[i];
+            }
+        }
+    }
+}
+
+// Any head: a warp is a token and head.
 __global__ void __launch_bounds__(APPEND_WARPS * 32) append(const append_args a) {
     constexpr int PAIRS = LV_MAX_HEAD_DIM / 64;
     const int lane = threadIdx.x % 32, item = blockIdx.x * APPEND_WARPS + threadIdx.x / 32;
     const int n_heads = a.kv.n_kv_heads, token = item / (2 * n_heads), part = item % (2 * n_heads);
+    int slot, block;
     lv_launch_next();
     lv_wait_previous();
-    if (token >= a.n_tokens) {
+    if (token >= a.n_tokens || !find_slot(&a, token, &slot, &block)) {
         return;
     }
-    const int seq = a.token_seq[token], start = a.token_start[seq];
-    const int n_new = a.token_start[seq + 1] - start;
-    if ((n_new == 1) != a.single) {
-        return;
-    }
-    const int position = a.kv_length[seq] - n_new + token - start;
-    const int block = a.block_table[(size_t)seq * a.table_stride + position / LV_KV_BLOCK];
     uint8_t *page = lv_kv_page(&a.kv, block, part % n_heads) + part / n_heads * a.kv.page_bytes;
     float2 pair[PAIRS];
     lv_read_pairs<PAIRS>(a.kv_new + (size_t)item * a.kv.head_dim, lane, a.kv.head_dim, pair);
     const float scale = a.kv.is_i8 ? lv_quantise<PAIRS>(pair) : 0.0f;
-    lv_store_pairs<PAIRS>(page, position % LV_KV_BLOCK, lane, a.kv.head_dim, a.kv.is_i8, pair,
-                          scale);
+    lv_store_pairs<PAIRS>(page, slot, lane, a.kv.head_dim, a.kv.is_i8, pair, scale);
 }
 
 lv_status lv_kv_store(lv_cuda *cuda, const lv_device_batch *batch, const void *kv_new,
@@ -160,7 +220,12 @@ lv_status lv_kv_store(lv_cuda *cuda, const lv_device_batch *batch, const void *k
     const append_args args = {
         (const __half *)kv_new, lv_kv_at(kv, layer), batch->n_tokens,  batch->table_stride, single,
         batch->token_seq,       batch->token_start,  batch->kv_length, batch->block_table};
-    const int n_items = batch->n_tokens * 2 * kv->n_kv_heads;
+    const int hd = kv->head_dim, n_items = batch->n_tokens * 2 * kv->n_kv_heads;
+    if (hd >= 8 && (hd & (hd - 1)) == 0) {
+        return lv_launch(cuda, "append to the KV cache",
+                         kv->dtype == LV_I8 ? append_chunks<true> : append_chunks<false>,
+                         dim3((unsigned)batch->n_tokens), dim3(APPEND_THREADS), 0, args);
+    }
     return lv_launch(cuda, "append to the KV cache", append,
                      dim3((unsigned)((n_items + APPEND_WARPS - 1) / APPEND_WARPS)),
                      dim3(APPEND_WARPS * 32), 0, args);

@@ -1,6 +1,6 @@
 // Attention on the GPU against double precision over what the cache holds: decode, prefill, both in
 // one batch, windows, grouped heads, page edges, i8; and bits that depend on nothing but the
-// sequence itself. `--bench` times instead.
+// sequence itself. `--bench` times instead, `--bench quick` at the sizes of the bars.
 #include "tests/gpu/util.h"
 
 #ifndef LV_HAVE_CUDA
@@ -486,7 +486,7 @@ int main(int argc, char **argv) {
     lv_backend *be = open_cuda(), *cpu = open_reference();
     lv_kv *kv = NULL;
     if (argc > 1 && strcmp(argv[1], "--bench") == 0) {
-        return run_bench(be);
+        return run_bench(be, argc > 2 && strcmp(argv[2], "quick") == 0);
     }
     CHECK_STATUS(be->ops->kv_create(be, 1, 1, 64, 4, LV_F32, &kv), LV_EUNSUPPORTED);
     CHECK_STATUS(be->ops->kv_create(be, 1, 1, 64, 0, LV_F16, &kv), LV_EINVAL);

@@ -64,10 +64,14 @@ typedef struct attention_bench {
     void *q, *kv_new, *out;
     int n_layers;
     bool append;
+    bool apart; // a memset between steps, which keeps them from overlapping
 } attention_bench;
 
 static lv_status decode_step(bench *b, void *user, int i) {
     attention_bench *a = user;
+    if (a->apart) {
+        TRY_CUDA(cudaMemsetAsync(a->out, 0xFF, 4, b->cuda->stream));
+    }
     return lv_cuda_decode_attention(b->cuda, &a->batch, &a->shape, a->q, a->kv_new, a->kv,
                                     i % a->n_layers, a->out);
 }
@@ -133,13 +137,12 @@ static void close_bench(bench *b, attention_bench *a) {
 static void bench_decode(bench *b, lv_attention_shape shape, lv_dtype dtype, int n_seqs,
                          int context) {
     attention_bench a = open_bench(b, shape, dtype, n_seqs, context, 1);
-    int sm = b->cuda->sm, n_steps = a.n_layers < 16 ? 16 : a.n_layers;
+    int n_steps = a.n_layers < 16 ? 16 : a.n_layers;
     double bytes = (double)n_seqs * context * shape.n_kv_heads * 2 *
                    (dtype == LV_I8 ? shape.head_dim + 4 : 2 * shape.head_dim);
     double overlapped = time_steps(b, decode_step, &a, n_steps);
-    b->cuda->sm = sm > 80 ? 80 : sm; // without programmatic launch
+    a.apart = true;
     double apart = time_steps(b, decode_step, &a, n_steps);
-    b->cuda->sm = sm;
     printf("decode %2d/%d x %d %s B %2d context %4d: %7.1f us a layer, %4.2f TB/s; apart %7.1f us, "
            "%4.2f TB/s\n",
            shape.n_heads, shape.n_kv_heads, shape.head_dim, lv_dtype_name(dtype), n_seqs, context,
@@ -192,8 +195,14 @@ static void bench_images(bench *b, int n) {
     b->be->ops->free(b->be, a.out);
 }
 
-static int run_bench(lv_backend *be) {
-    static const int batches[] = {1, 8, 32, 64}, contexts[] = {512, 1024, 2204, 8000};
+// quick: the sizes of the bars, in a few seconds.
+static int run_bench(lv_backend *be, bool quick) {
+    static const int all[][2] = {// batch, context
+                                 {1, 512},  {1, 2204},  {1, 8000},  {8, 1024},  {32, 1024},
+                                 {2, 1024}, {4, 1024},  {64, 1024}, {1, 1024},  {8, 512},
+                                 {8, 2204}, {8, 8000},  {32, 512},  {32, 2204}, {32, 8000},
+                                 {64, 512}, {64, 2204}, {64, 8000}};
+    static const int prompts[] = {2204, 636, 2940};
     static const lv_dtype dtypes[] = {LV_F16, LV_I8};
     lv_attention_shape mha = {32, 32, 128, 0}, gqa = {32, 8, 128, 0};
     bench b = {.be = be, .cuda = (lv_cuda *)be};
@@ -201,22 +210,19 @@ static int run_bench(lv_backend *be) {
     TRY_CUDA(cudaEventCreate(&b.to));
     printf("%s\n", be->device);
     for (int d = 0; d < 2; d++) {
-        for (int i = 0; i < 4; i++) {
-            for (int k = 0; k < 4; k++) {
-                bench_decode(&b, mha, dtypes[d], batches[i], contexts[k]);
-            }
+        for (size_t i = 0; i < (quick ? 8 : sizeof all / sizeof *all); i++) {
+            bench_decode(&b, mha, dtypes[d], all[i][0], all[i][1]);
         }
-        for (int k = 0; k < 4; k++) {
-            bench_decode(&b, gqa, dtypes[d], 1, contexts[k]);
+        for (int i = 1; i < 5; i += 3) {
+            bench_decode(&b, gqa, dtypes[d], all[i][0], all[i][1]);
         }
-        bench_decode(&b, gqa, dtypes[d], 32, 1024);
-        bench_prefill(&b, mha, dtypes[d], 636);
-        bench_prefill(&b, mha, dtypes[d], 2204);
-        bench_prefill(&b, mha, dtypes[d], 2940);
+        for (int i = 0; i < (quick ? 1 : 3); i++) {
+            bench_prefill(&b, mha, dtypes[d], prompts[i]);
+        }
     }
-    bench_images(&b, 1);
-    bench_images(&b, 5);
-    bench_images(&b, 24);
+    for (int n = 1; n <= 25; n += n < 5 ? 4 : 20) {
+        bench_images(&b, n);
+    }
     TRY_CUDA(cudaEventDestroy(b.from));
     TRY_CUDA(cudaEventDestroy(b.to));
     lv_backend_close(be);

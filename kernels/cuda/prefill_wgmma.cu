@@ -1,0 +1,491 @@
+// Attention of many new tokens over the paged cache by Hopper's wgmma: heads of 128.
+//
+//   out[i] = sum_t softmax_t(q[i] k[t] / sqrt(128)) v[t],  t up to token i
+//
+// q, out f16 [n_tokens, n_heads 128]; pages as in attention.cuh. A block is a tile of 128 query
+// rows of one head: two warpgroups of 64 rows each that multiply, and one that feeds them with
+// pages of 64 tokens through a ring of five stages, so that each page crosses the L2 once for 128
+// rows.
+//
+//   feeding   stage <- keys and values as f16: copied by cp.async, or unpacked from i8 to halves q
+//   the rest  scores [64, 64] of the next page = Q K^T           wgmma, Q in registers, on the way
+//             out [64, 128] += P V of the page before            wgmma, P in registers, on the way
+//             softmax of this page's scores with the running maximum; P as f16      during
+//
+// A stage holds keys and values as two panels each of [64 tokens, 64 dimensions]: rows of 128 bytes
+// whose 16-byte chunks are mixed (chunk ^ row % 8), wgmma's 128-byte swizzle. Tokens beyond the
+// last are zeros, for what a page held before may be NaN. Softmax and masks are prefill_tile.cuh's:
+// a row does not depend on the tile it is in.
+//
+// 7B, 2,204 new tokens: 40 GFLOP a layer (causal half), 53 us at 761 TFLOP/s; 78 million
+// exponentials. The roof is the tensor cores. 384 threads, 198 KiB of shared memory, one block a
+// multiprocessor.
+//
+// measured (H200, test_gpu_attention --bench quick): 2,204 tokens, f16 109 us a layer (366
+// TFLOP/s), i8 134 us (298); mma.sync (prefill_attention.cu): 213 and 233. The values of a page
+// added before the softmax of the next instead of beside it: f16 128 us.
+#include "kernels/cuda/prefill_tile.cuh"
+
+#define HD 128
+#define STAGES 5
+#define ROWS 128    // of a tile
+#define ROW_WARPS 8 // of 16 rows
+#define THREADS (32 * ROW_WARPS + FEEDERS)
+#define FEEDERS 128        // threads that fill the ring
+#define PANEL (PAGE * 128) // bytes: 64 tokens, 64 dimensions
+#define CHUNKS (HD / 8)    // of a row of halves
+#define AHEAD 2            // pages on their way while an earlier one is handed over
+#define STRIDE tile_shape<HD, false>::STRIDE
+#define ALIGN 1024 // of what is mixed
+
+// Registers of a thread once roles are shared out: all have 168 at first, and nobody can take what
+// others have not left.
+#define ROW_REGISTERS 216
+#define FEEDER_REGISTERS 72
+static_assert(32 * ROW_WARPS * ROW_REGISTERS + FEEDERS * FEEDER_REGISTERS <= THREADS * 168,
+              "more registers than the block has");
+
+// Rows hold the page before and this one while they wait for the next, which is handed over when
+// AHEAD further ones are on their way.
+static_assert(STAGES >= AHEAD + 3, "rows and feeders would wait for each other");
+
+typedef struct wgmma_shared {
+    uint8_t keys[STAGES][2 * PANEL], values[STAGES][2 * PANEL];
+    __half q[ROWS][STRIDE]; // then the block's output
+    float key_scale[STAGES][PAGE];
+    float value_scale[STAGES][PAGE]; // boosted; 0 beyond the last token
+} wgmma_shared;
+
+// Builds for sm_90a have wgmma. Others leave the kernel empty, without barriers in static shared
+// memory, by which lv_wgmma_present knows.
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+
+// --- barriers -----------------------------------------------------------------------------------
+
+// A stage is full once all feeders have said so, and empty once all warps of rows have.
+typedef struct ring_barriers {
+    uint64_t full[STAGES], empty[STAGES];
+} ring_barriers;
+
+__device__ static inline uint32_t address_of(const void *shared) {
+    return (uint32_t)__cvta_generic_to_shared(shared);
+}
+
+__device__ static inline void barrier_init(uint64_t *barrier, int n_arrivals) {
+    asm volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"(address_of(barrier)), "r"(n_arrivals)
+                 : "memory");
+}
+
+__device__ static inline void barrier_arrive(uint64_t *barrier) {
+    asm volatile("mbarrier.arrive.shared.b64 _, [%0];" ::"r"(address_of(barrier)) : "memory");
+}
+
+// Waits for the end of the barrier's phase of use n (counted from 0) of its stage.
+__device__ static inline void barrier_wait(uint64_t *barrier, int n) {
+    asm volatile("{\n"
+                 ".reg .pred done;\n"
+                 "again:\n"
+                 "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
+                 "@!done bra again;\n"
+                 "}\n" ::"r"(address_of(barrier)),
+                 "r"(n & 1)
+                 : "memory");
+}
+
+// What this thread wrote to shared memory is for wgmma to read.
+__device__ static inline void show_wgmma() {
+    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+
+// --- feeding ------------------------------------------------------------------------------------
+
+// Where a chunk of a row of halves is in a page's keys or values.
+__device__ static inline int place(int row, int chunk) {
+    return chunk / 8 * PANEL + row * 128 + ((chunk ^ row) & 7) * 16;
+}
+
+template <int N> __device__ static inline void wait_copies() {
+    asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");
+}
+
+__device__ static inline const uint8_t *page_at(const tile_args *a, const tile *b, int page,
+                                                int last) {
+    return page_of(a, b, min(page, last));
+}
+
+__device__ static inline void hand_over(ring_barriers *ring, int n) {
+    show_wgmma();
+    barrier_arrive(&ring->full[n % STAGES]);
+}
+
+// f16: pages first .. last, by copies.
+__device__ static inline void feed_halves(const tile_args *a, const tile *b, int first, int last,
+                                          wgmma_shared *shared, ring_barriers *ring) {
+    const int thread = threadIdx.x - 32 * ROW_WARPS, chunk = thread % CHUNKS;
+    const uint8_t *from = page_at(a, b, first, last);
+    int n = 0;
+    for (int page = first; page <= last; page++, n++) {
+        const int s = n % STAGES, n_valid = b->length - page * PAGE;
+        const uint8_t *next = page_at(a, b, page + 1, last);
+        if (n >= STAGES) {
+            barrier_wait(&ring->empty[s], n / STAGES - 1);
+        }
+#pragma unroll
+        for (int i = 0; i < PAGE / (FEEDERS / CHUNKS); i++) {
+            const int row = thread / CHUNKS + i * (FEEDERS / CHUNKS), at = place(row, chunk);
+            const uint8_t *source = from + (row < n_valid ? row : 0) * HD * 2 + chunk * 16;
+            lv_copy_chunk(shared->keys[s] + at, source, row >= n_valid);
+            lv_copy_chunk(shared->values[s] + at, source + a->value_bytes, row >= n_valid);
+        }
+        asm volatile("cp.async.commit_group;" ::: "memory");
+        if (n >= AHEAD) {
+            wait_copies<AHEAD>();
+            hand_over(ring, n - AHEAD);
+        }
+        from = next;
+    }
+    wait_copies<0>();
+    for (int i = max(n - AHEAD, 0); i < n; i++) {
+        hand_over(ring, i);
+    }
+}
+
+// A feeder's part of the keys or values of an i8 page: half a row; and a token's scale.
+typedef struct raw_rows {
+    lv_chunk chunk[HD / 2 / 16];
+    float scale;
+} raw_rows;
+
+__device__ static inline void load_raw(raw_rows *raw, const uint8_t *rows) {
+    const int thread = threadIdx.x - 32 * ROW_WARPS;
+#pragma unroll
+    for (int i = 0; i < HD / 2 / 16; i++) {
+        raw->chunk[i] = *(const lv_chunk *)(rows + (i * FEEDERS + thread) * 16);
+    }
+    raw->scale = ((const float *)(rows + PAGE * HD))[thread % PAGE];
+}
+
+__device__ static inline void unpack_raw(const raw_rows *raw, uint8_t *to) {
+    const int thread = threadIdx.x - 32 * ROW_WARPS;
+#pragma unroll
+    for (int i = 0; i < HD / 2 / 16; i++) {
+        const int row = (i * FEEDERS + thread) / (HD / 16), chunk = thread % (HD / 16) * 2;
+        lv_chunk halves[2];
+#pragma unroll
+        for (int w = 0; w < 4; w++) {
+            halves[w / 2].word[w % 2 * 2] = lv_unpack_i8(raw->chunk[i].word[w], false);
+            halves[w / 2].word[w % 2 * 2 + 1] = lv_unpack_i8(raw->chunk[i].word[w], true);
+        }
+        *(lv_chunk *)(to + place(row, chunk)) = halves[0];
+        *(lv_chunk *)(to + place(row, chunk + 1)) = halves[1];
+    }
+}
+
+// i8: pages first .. last, by way of registers, which hold the next page while it waits.
+__device__ static inline void feed_bytes(const tile_args *a, const tile *b, int first, int last,
+                                         wgmma_shared *shared, ring_barriers *ring) {
+    const int thread = threadIdx.x - 32 * ROW_WARPS;
+    const uint8_t *next = page_at(a, b, first, last);
+    raw_rows keys, values;
+    load_raw(&keys, next);
+    load_raw(&values, next + a->value_bytes);
+    for (int page = first, n = 0; page <= last; page++, n++) {
+        const int s = n % STAGES;
+        next = page_at(a, b, page + 1, last);
+        if (n >= STAGES) {
+            barrier_wait(&ring->empty[s], n / STAGES - 1);
+        }
+        if (thread < PAGE) {
+            const bool is_token = page * PAGE + thread < b->length;
+            shared->key_scale[s][thread] = keys.scale;
+            shared->value_scale[s][thread] = is_token ? values.scale * LV_I8_BOOST : 0.0f;
+        }
+        unpack_raw(&keys, shared->keys[s]);
+        load_raw(&keys, next);
+        unpack_raw(&values, shared->values[s]);
+        load_raw(&values, next + a->value_bytes);
+        hand_over(ring, n);
+    }
+}
+
+// --- wgmma --------------------------------------------------------------------------------------
+
+// Rows of 128 bytes, mixed; groups of 8 rows are 1,024 bytes apart. `leading` is the distance of
+// panels where rows run along k (values).
+__device__ static inline uint64_t descriptor(const void *shared, int leading) {
+    const uint32_t address = address_of(shared);
+    return (uint64_t)((address & 0x3ffff) >> 4) | (uint64_t)(leading >> 4) << 16 |
+           (uint64_t)(1024 >> 4) << 32 | (uint64_t)1 << 62;
+}
+
+__device__ static inline void wgmma_begin() {
+    asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+}
+
+__device__ static inline void wgmma_commit() {
+    asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+}
+
+__device__ static inline void wgmma_wait() {
+    asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
+}
+
+// Sums are what wgmma left, not what they were before wgmma_wait.
+template <int N> __device__ static inline void settle(float sum[N][4]) {
+#pragma unroll
+    for (int n = 0; n < N; n++) {
+        asm volatile(""
+                     : "+f"(sum[n][0]), "+f"(sum[n][1]), "+f"(sum[n][2]),
+                       "+f"(sum[n][3])::"memory");
+    }
+}
+
+#define SUM(n) "+f"(c[n][0]), "+f"(c[n][1]), "+f"(c[n][2]), "+f"(c[n][3])
+#define SUMS8(n)                                                                                   \
+    SUM(n), SUM(n + 1), SUM(n + 2), SUM(n + 3), SUM(n + 4), SUM(n + 5), SUM(n + 6), SUM(n + 7)
+
+// c [64, 64] (+)= a b^T, b [64, 16].
+__device__ static inline void wgmma_scores(float c[8][4], const uint32_t a[4], uint64_t b,
+                                           bool add) {
+    asm volatile("{\n"
+                 ".reg .pred p;\n"
+                 "setp.ne.b32 p, %37, 0;\n"
+                 "wgmma.mma_async.sync.aligned.m64n64k16.f32.f16.f16 {"
+                 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+                 "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, "
+                 "%30, %31"
+                 "}, {%32, %33, %34, %35}, %36, p, 1, 1, 0;\n"
+                 "}\n"
+                 : SUMS8(0)
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"((int)add));
+}
+
+// c [64, 128] += a b, b [16, 128].
+__device__ static inline void wgmma_values(float c[16][4], const uint32_t a[4], uint64_t b) {
+    asm volatile("wgmma.mma_async.sync.aligned.m64n128k16.f32.f16.f16 {"
+                 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+                 "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, "
+                 "%30, %31, %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, "
+                 "%44, %45, %46, %47, %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, "
+                 "%58, %59, %60, %61, %62, %63"
+                 "}, {%64, %65, %66, %67}, %68, 1, 1, 1, 1;\n"
+                 : SUMS8(0), SUMS8(8)
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+}
+
+// --- a warpgroup of rows ------------------------------------------------------------------------
+
+// What it works with, stages counted from the block's first page.
+typedef struct rows_job {
+    const tile_args *a;
+    const tile *b;
+    wgmma_shared *shared;
+    ring_barriers *ring;
+    int first; // page of stage 0
+    uint32_t q[HD / 16][4];
+} rows_job;
+
+typedef float page_scores[1][PAGE / 8][4];
+
+// Begins to multiply by the keys of the n-th page.
+__device__ static inline void begin_scores(page_scores score, const rows_job *r, int n) {
+    const uint64_t keys = descriptor(r->shared->keys[n % STAGES], 16);
+    barrier_wait(&r->ring->full[n % STAGES], n / STAGES);
+    wgmma_begin();
+#pragma unroll
+    for (int i = 0; i < HD / 16; i++) {
+        wgmma_scores(score[0], r->q[i], keys + (uint64_t)((i / 4 * PANEL + i % 4 * 32) >> 4),
+                     i > 0);
+    }
+    wgmma_commit();
+}
+
+__device__ static inline void release_stage(const rows_job *r, int n) {
+    if (r->b->lane == 0) {
+        barrier_arrive(&r->ring->empty[n % STAGES]);
+    }
+}
+
+// Probabilities of the n-th page, as operands.
+typedef uint32_t page_weights[PAGE / 16][4];
+
+// Begins to add the values of the n-th page.
+__device__ static inline void begin_values(tile_sums<HD, 1> *sums, const page_weights p,
+                                           const rows_job *r, int n) {
+    const uint64_t values = descriptor(r->shared->values[n % STAGES], PANEL);
+    wgmma_begin();
+#pragma unroll
+    for (int k = 0; k < PAGE / 16; k++) {
+        wgmma_values(sums->out[0], p[k], values + (uint64_t)(k * 16 * 128 >> 4));
+    }
+    wgmma_commit();
+}
+
+// The n-th page, whose scores are there: while its softmax runs, the page before adds its values
+// (ADD) and the next one's scores are multiplied (MORE).
+template <bool I8, bool ADD, bool MORE>
+__device__ static inline void do_page(page_scores score, page_scores next, page_weights p,
+                                      tile_sums<HD, 1> *sums, const rows_job *r, int n) {
+    const int s = n % STAGES;
+    float factor[1][2];
+    if (MORE) {
+        begin_scores(next, r, n + 1);
+    }
+    if (ADD) {
+        begin_values(sums, p, r, n - 1);
+    }
+    scale_and_mask<1, I8>(score, r->b, r->first + n, r->shared->key_scale[s]);
+    const bool grew = softmax_page<HD, 1>(score, sums, r->a->scale, factor);
+    wgmma_wait();
+    if (MORE) {
+        settle<PAGE / 8>(next[0]);
+    }
+    if (ADD) {
+        settle<HD / 8>(sums->out[0]);
+        release_stage(r, n - 1);
+        if (grew) {
+            rescale<HD, 1>(sums, factor);
+        }
+    }
+#pragma unroll
+    for (int k = 0; k < PAGE / 16; k++) {
+#pragma unroll
+        for (int w = 0; w < 4; w++) {
+            const int tile = 2 * k + w / 2;
+            float2 scale = make_float2(1, 1);
+            if (I8) {
+                scale = *(const float2 *)&r->shared->value_scale[s][8 * tile + 2 * r->b->t];
+            }
+            p[k][w] = lv_pack(score[0][tile][w % 2 * 2] * scale.x,
+                              score[0][tile][w % 2 * 2 + 1] * scale.y);
+        }
+    }
+}
+
+// The warp's rows of Q -> shared memory -> operands.
+__device__ static inline void load_query(rows_job *r) {
+    const tile *b = r->b;
+    const int row0 = b->warp * 16;
+    for (int i = b->lane; i < 16 * CHUNKS; i += 32) {
+        const int row = row0 + i / CHUNKS, chunk = i % CHUNKS;
+        const bool zero = row >= b->n_rows;
+        const __half *from = r->a->q + (size_t)(b->row0 + (zero ? 0 : row)) * r->a->q_stride +
+                             b->head * HD + chunk * 8;
+        lv_copy_chunk(&r->shared->q[row][chunk * 8], from, zero);
+    }
+    lv_copies_wait();
+    __syncwarp();
+    const int matrix = b->lane / 8;
+#pragma unroll
+    for (int i = 0; i < HD / 16; i++) {
+        lv_ldmatrix(r->q[i],
+                    &r->shared->q[row0 + matrix % 2 * 8 + b->lane % 8][matrix / 2 * 8 + 16 * i]);
+    }
+    __syncwarp(); // the output comes to the same place
+}
+
+// Rows 64 w .. 64 w + 63 of the tile: pages that none of them sees are let go.
+template <bool I8> __device__ static inline void do_rows(rows_job *r, int last) {
+    const tile *b = r->b;
+    const int row0 = b->warp / 4 * 64, end = min(row0 + 64, b->n_rows);
+    const int n_pages = last - r->first + 1;
+    int n = 0, n_last = -1;
+    tile_sums<HD, 1> sums = {};
+    page_scores even, odd;
+    page_weights p;
+    sums.max[0][0] = sums.max[0][1] = -INFINITY;
+    load_query(r);
+    if (row0 < b->n_rows) {
+        n_last = (b->last0 + end - 1) / PAGE - r->first;
+        const int n_first = lv_first_seen(b->last0 + row0, b->window) / PAGE - r->first;
+        for (; n < n_first; n++) {
+            barrier_wait(&r->ring->full[n % STAGES], n / STAGES);
+            release_stage(r, n);
+        }
+        begin_scores(even, r, n);
+        wgmma_wait();
+        settle<PAGE / 8>(even[0]);
+        if (n == n_last) {
+            do_page<I8, false, false>(even, odd, p, &sums, r, n);
+        } else {
+            do_page<I8, false, true>(even, odd, p, &sums, r, n++);
+            while (true) {
+                if (n == n_last) {
+                    do_page<I8, true, false>(odd, even, p, &sums, r, n);
+                    break;
+                }
+                do_page<I8, true, true>(odd, even, p, &sums, r, n++);
+                if (n == n_last) {
+                    do_page<I8, true, false>(even, odd, p, &sums, r, n);
+                    break;
+                }
+                do_page<I8, true, true>(even, odd, p, &sums, r, n++);
+            }
+        }
+        begin_values(&sums, p, r, n);
+        wgmma_wait();
+        settle<HD / 8>(sums.out[0]);
+        release_stage(r, n++);
+    }
+    for (; n < n_pages; n++) {
+        barrier_wait(&r->ring->full[n % STAGES], n / STAGES);
+        release_stage(r, n);
+    }
+    if (row0 < b->n_rows) {
+        write_rows<HD, 1, I8>(r->a, b, &sums, r->shared->q[0]);
+    }
+}
+
+#endif // wgmma
+
+template <bool I8>
+__global__ void __launch_bounds__(THREADS, 1) attend_wgmma(const __grid_constant__ tile_args a) {
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+    __shared__ ring_barriers ring;
+    wgmma_shared *shared = (wgmma_shared *)(lv_shared + (ALIGN - address_of(lv_shared) % ALIGN));
+    tile b;
+    if (threadIdx.x == 0) {
+        for (int s = 0; s < STAGES; s++) {
+            barrier_init(&ring.full[s], FEEDERS);
+            barrier_init(&ring.empty[s], ROW_WARPS);
+        }
+    }
+    lv_launch_next();
+    lv_wait_previous();
+    if (!find_tile<ROWS>(&a, &b)) {
+        return;
+    }
+    __syncthreads();
+    const int first = lv_first_seen(b.last0, b.window) / PAGE;
+    const int last = (b.last0 + b.n_rows - 1) / PAGE;
+    if (threadIdx.x >= 32 * ROW_WARPS) {
+        asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(FEEDER_REGISTERS));
+        if (I8) {
+            feed_bytes(&a, &b, first, last, shared, &ring);
+        } else {
+            feed_halves(&a, &b, first, last, shared, &ring);
+        }
+    } else {
+        rows_job r = {&a, &b, shared, &ring, first, {}};
+        asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(ROW_REGISTERS));
+        do_rows<I8>(&r, last);
+    }
+#else
+    (void)a;
+#endif
+}
+
+// --- launchers ----------------------------------------------------------------------------------
+
+bool lv_wgmma_present(const lv_cuda *cuda) {
+    cudaFuncAttributes attributes;
+    return cuda->sm == 90 && cuda->shared_bytes >= sizeof(wgmma_shared) + ALIGN &&
+           cudaFuncGetAttributes(&attributes, attend_wgmma<false>) == cudaSuccess &&
+           attributes.sharedSizeBytes > 0;
+}
+
+lv_status lv_wgmma_attention(lv_cuda *cuda, const tile_args *args, int n_heads, bool is_i8) {
+    return lv_launch(cuda, "attention", is_i8 ? attend_wgmma<true> : attend_wgmma<false>,
+                     dim3((unsigned)n_heads, (unsigned)args->n_tiles), dim3(THREADS),
+                     sizeof(wgmma_shared) + ALIGN, *args);
+}
