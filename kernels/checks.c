@@ -100,3 +100,9 @@ lv_status lv_check_attention(const lv_batch *batch, const lv_attention_shape *sh
     }
     return LV_OK;
 }
+
+lv_status lv_share_alone(lv_backend *be, int n, lv_share_body *body, void *user, void *out,
+                         size_t unit_bytes) {
+    (void)be, (void)out, (void)unit_bytes;
+    return body(user, 0, n);
+}

@@ -18,4 +18,8 @@ typedef struct lv_cache_shape {
 lv_status lv_check_attention(const lv_batch *batch, const lv_attention_shape *shape,
                              lv_cache_shape cache, int layer) LV_MUST_CHECK;
 
+// lv_ops.share of one device.
+lv_status lv_share_alone(lv_backend *be, int n, lv_share_body *body, void *user, void *out,
+                         size_t unit_bytes);
+
 #endif

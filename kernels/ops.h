@@ -26,11 +26,27 @@ typedef enum lv_keep {
     LV_AS_INT8  // rounded to int8, one scale a row; the CPU keeps them as stored
 } lv_keep;
 
+// How a group of devices shares a linear (lv_backend_options.tp); one device alone ignores it.
+typedef enum lv_split {
+    LV_SPLIT_NONE, // every member has all of it
+    LV_SPLIT_OUT,  // each part's rows are split: a member has its heads, its columns of d_ff
+    LV_SPLIT_IN,   // columns are split: x is what LV_SPLIT_OUT leaves, and results are added up
+    LV_SPLIT_HEAD  // of norm_logits: as LV_SPLIT_OUT where the rows can be, else as LV_SPLIT_NONE
+} lv_split;
+
+// What stays on one member: rows or columns of a split linear are n units, alike.
+typedef struct lv_units {
+    int n;     // KV heads with their queries; values of d_ff; rows of the head
+    int width; // head_dim, or 1
+} lv_units;
+
 typedef struct lv_linear_options {
     // Rows r and r + pair of every 2 pair rows are used together (the halves that RoPE rotates,
     // gate and up): a backend may store them side by side. 0: none are.
     int pair;
     lv_keep keep;
+    lv_split split;
+    lv_units units; // where it is split
 } lv_linear_options;
 
 typedef struct lv_linear_shape {
@@ -49,6 +65,7 @@ typedef struct lv_ceilings {         // of a device, measured now; all per secon
 } lv_ceilings;
 
 typedef lv_status lv_pass_body(void *user, const lv_batch *batch);
+typedef lv_status lv_share_body(void *user, int first, int count);
 
 typedef struct lv_ops {
     // Memory. alloc gives 64-byte (CPU) or 256-byte (CUDA) alignment; LV_ENOMEM says how much was
@@ -86,6 +103,11 @@ typedef struct lv_ops {
 
     // --- vision
     // -----------------------------------------------------------------------------------------
+    // Runs body(user, first, count) for units first .. first + count - 1 of n, which write
+    // unit_bytes each of `out`, one behind the other. One device does all of them at once; the
+    // members of a group do some each, and then all have all of `out`.
+    lv_status (*share)(lv_backend *be, int n, lv_share_body *body, void *user, void *out,
+                       size_t unit_bytes);
     // pixels dev f32 [n, 3, side, side] -> out act [n, 1 + (side/patch)^2, d]: row 0 is
     // class_embedding, row 1 + i is patch i (row-major) through w [d, 3 patch^2]; `positions` [1 +
     // n_patches, d] is added.
@@ -157,6 +179,9 @@ typedef struct lv_backend_options {
     const char *device; // NULL or "auto", "cpu", "cuda", "cuda:N"
     int n_threads;      // CPU threads; 0: the cores this process may use
     bool reference;     // CPU: plain loops only (the oracle)
+    // Tensor parallelism: so many devices work as one, from the named one on; 0 and 1: one alone.
+    // Members of the CPU share its threads.
+    int tp;
 } lv_backend_options;
 
 // "auto" takes a usable GPU, else the CPU. A named device that cannot be used is LV_EDEVICE with

@@ -37,32 +37,38 @@ static lv_status load_linear(const lv_checkpoint *checkpoint, lv_backend *be, co
 
 static lv_status load_layer(const lv_checkpoint *checkpoint, lv_backend *be,
                             const lv_text_config *c, const lv_llm_options *options, int i,
-                            lv_llm_layer *out) {
+                            lv_llm_layer *layer) {
     const lv_keep keep = options->int4_weights ? LV_AS_INT4 : LV_AS_STORED;
-    const lv_linear_options plain = {.keep = keep};
-    const lv_linear_options halves = {.pair = c->head_dim / 2, .keep = keep};
-    const lv_linear_options gated = {.pair = c->d_ff, .keep = keep};
+    const lv_units heads = {c->n_kv_heads, c->head_dim}, values = {c->d_ff, 1};
+    const lv_linear_options out = {.keep = keep, .split = LV_SPLIT_IN, .units = heads};
+    const lv_linear_options back = {.keep = keep, .split = LV_SPLIT_IN, .units = values};
+    const lv_linear_options halves = {
+        .pair = c->head_dim / 2, .keep = keep, .split = LV_SPLIT_OUT, .units = heads};
+    const lv_linear_options gated = {
+        .pair = c->d_ff, .keep = keep, .split = LV_SPLIT_OUT, .units = values};
     int q = c->n_heads * c->head_dim, kv = c->n_kv_heads * c->head_dim;
     char prefix[64], name[128];
     snprintf(prefix, sizeof prefix, "language_model.layers.%d.", i);
     snprintf(name, sizeof name, "%sinput_layernorm.weight", prefix);
-    LV_TRY(load_norm(checkpoint, be, name, c->d_model, &out->input_layernorm));
+    LV_TRY(load_norm(checkpoint, be, name, c->d_model, &layer->input_layernorm));
     snprintf(name, sizeof name, "%spost_attention_layernorm.weight", prefix);
-    LV_TRY(load_norm(checkpoint, be, name, c->d_model, &out->post_attention_layernorm));
+    LV_TRY(load_norm(checkpoint, be, name, c->d_model, &layer->post_attention_layernorm));
     const part qkv[] = {
         {"self_attn.q_proj", q}, {"self_attn.k_proj", kv}, {"self_attn.v_proj", kv}};
     const part o[] = {{"self_attn.o_proj", c->d_model}};
     const part gate_up[] = {{"mlp.gate_proj", c->d_ff}, {"mlp.up_proj", c->d_ff}};
     const part down[] = {{"mlp.down_proj", c->d_model}};
-    LV_TRY(load_linear(checkpoint, be, prefix, qkv, 3, c->d_model, &halves, &out->qkv));
-    LV_TRY(load_linear(checkpoint, be, prefix, o, 1, q, &plain, &out->o_proj));
-    LV_TRY(load_linear(checkpoint, be, prefix, gate_up, 2, c->d_model, &gated, &out->gate_up));
-    return load_linear(checkpoint, be, prefix, down, 1, c->d_ff, &plain, &out->down_proj);
+    LV_TRY(load_linear(checkpoint, be, prefix, qkv, 3, c->d_model, &halves, &layer->qkv));
+    LV_TRY(load_linear(checkpoint, be, prefix, o, 1, q, &out, &layer->o_proj));
+    LV_TRY(load_linear(checkpoint, be, prefix, gate_up, 2, c->d_model, &gated, &layer->gate_up));
+    return load_linear(checkpoint, be, prefix, down, 1, c->d_ff, &back, &layer->down_proj);
 }
 
 static lv_status load_weights(const lv_checkpoint *checkpoint, const lv_llm_options *options,
                               lv_llm *llm) {
-    const lv_linear_options for_head = {.keep = options->int8_head ? LV_AS_INT8 : LV_AS_STORED};
+    const lv_linear_options for_head = {.keep = options->int8_head ? LV_AS_INT8 : LV_AS_STORED,
+                                        .split = LV_SPLIT_HEAD,
+                                        .units = {llm->config.vocab_size, 1}};
     const lv_text_config *c = &llm->config;
     const part embed[] = {{"language_model.embed_tokens", c->vocab_size}};
     const part head[] = {{"lm_head", c->vocab_size}};

@@ -50,7 +50,8 @@ static char *short_name(const char *model, const char *dir) {
 }
 
 static lv_status load_parts(lv_model *model, const lv_model_options *options, const char *named) {
-    const lv_backend_options backend = {.device = options->device, .n_threads = options->n_threads};
+    const lv_backend_options backend = {
+        .device = options->device, .n_threads = options->n_threads, .tp = options->tp};
     LV_TRY(lv_checkpoint_open(named, options->vision_model, &model->checkpoint));
     model->config = lv_checkpoint_config(model->checkpoint);
     model->dir = strdup(lv_checkpoint_dir(model->checkpoint));

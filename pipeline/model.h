@@ -18,6 +18,7 @@ typedef struct lv_model_options {
     const char *model; // folder or org/name; NULL: $LLAVA_MODEL, else the embedded demo model
     const char *vision_model;  // second checkpoint with CLIP, where the first has none
     const char *device;        // NULL or "auto", "cpu", "cuda", "cuda:N"
+    int tp;                    // tensor parallelism: so many devices from that one on; 0, 1: one
     int n_threads;             // CPU threads; 0: all the cores this process may use
     const char *template_name; // NULL: by the checkpoint
     int session_len;           // most tokens of a conversation with its answer; 0: as trained

@@ -246,27 +246,40 @@ static lv_status run_pass(lv_vision *vision, const float *pixels, int n, void *o
                             out);
 }
 
+// What encoding shares among the members of a group.
+typedef struct encode_job {
+    lv_vision *vision;
+    const float *pixels; // host [n_tiles, 3, size, size]
+    size_t tile_pixels, tile_bytes;
+} encode_job;
+
+static lv_status encode_some(void *user, int first, int count) {
+    const encode_job *job = user;
+    const int most = job->vision->tiles_per_pass, end = first + count;
+    for (int at = first; at < end; at += most) {
+        LV_TRY(run_pass(job->vision, job->pixels + (size_t)at * job->tile_pixels,
+                        end - at < most ? end - at : most,
+                        (char *)job->vision->features + (size_t)at * job->tile_bytes));
+    }
+    return LV_OK;
+}
+
 lv_status lv_vision_encode(lv_vision *vision, const float *pixels, int n_tiles,
                            const void **out_features) {
     const lv_vision_config *c = &vision->config;
     lv_backend *be = vision->be;
-    const size_t tile_bytes =
-        (size_t)lv_vision_rows(vision) * (size_t)c->d_model * lv_dtype_bytes(be->act);
-    const size_t tile_pixels = 3 * (size_t)c->image_size * (size_t)c->image_size;
+    encode_job job = {vision, pixels, 3 * (size_t)c->image_size * (size_t)c->image_size,
+                      (size_t)lv_vision_rows(vision) * (size_t)c->d_model *
+                          lv_dtype_bytes(be->act)};
     *out_features = NULL;
     if (n_tiles > vision->feature_tiles) {
         be->ops->free(be, vision->features);
         vision->features = NULL;
         vision->feature_tiles = 0;
-        LV_TRY(be->ops->alloc(be, (size_t)n_tiles * tile_bytes, &vision->features));
+        LV_TRY(be->ops->alloc(be, (size_t)n_tiles * job.tile_bytes, &vision->features));
         vision->feature_tiles = n_tiles;
     }
-    for (int first = 0; first < n_tiles; first += vision->tiles_per_pass) {
-        const int left = n_tiles - first;
-        const int n = left < vision->tiles_per_pass ? left : vision->tiles_per_pass;
-        LV_TRY(run_pass(vision, pixels + (size_t)first * tile_pixels, n,
-                        (char *)vision->features + (size_t)first * tile_bytes));
-    }
+    LV_TRY(be->ops->share(be, n_tiles, encode_some, &job, vision->features, job.tile_bytes));
     *out_features = vision->features;
     return LV_OK;
 }

@@ -32,6 +32,7 @@ typedef struct bench_options {
     const char *tokenizer; // a tokenizer.model to put beside it
     bool dense;            // f16 decoder instead of int4
     const char *device;
+    int tp; // devices; 0: one
     int n_threads;
     unsigned stages; // of bench_stage; 0: not given
     bench_list tiles;

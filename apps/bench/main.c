@@ -49,7 +49,7 @@ int main(int argc, char **argv) {
     if (exit_status >= 0) {
         return exit_status;
     }
-    lv_backend_options backend = {.device = o.device, .n_threads = o.n_threads};
+    lv_backend_options backend = {.device = o.device, .n_threads = o.n_threads, .tp = o.tp};
     lv_checkpoint *checkpoint = NULL;
     lv_status status = LV_OK;
     const char *dir = o.model;

@@ -19,6 +19,7 @@ static const char usage[] =
     "  --quantize-weights round a dense decoder to int4 while loading\n"
     "  --int8-head        keep the decoder's last linear in int8\n"
     "  --device NAME      auto, cpu, cuda, cuda:N\n"
+    "  --tp N             tensor parallelism over N devices from that one on\n"
     "  --threads N        CPU threads (default: all this process may use)\n"
     "  --stages LIST      of load, preprocess, encode, prefill, decode, answer, ceilings\n"
     "                     (default: all on a GPU; on a CPU not answer). Ceilings are measured\n"
@@ -119,6 +120,7 @@ enum {
     INT4,
     INT8_HEAD,
     DEVICE,
+    TP,
     THREADS,
     STAGES,
     TILES,
@@ -162,6 +164,8 @@ static bool read_flag(int c, bench_options *o) {
 
 static bool read_option(int c, bench_options *o) {
     switch (c) {
+    case TP:
+        return read_number(optarg, 8, &o->tp);
     case THREADS:
         return read_number(optarg, 1024, &o->n_threads);
     case STAGES:
@@ -192,6 +196,7 @@ int bench_read_options(int argc, char **argv, bench_options *out) {
                                           {"quantize-weights", 0, NULL, INT4},
                                           {"int8-head", 0, NULL, INT8_HEAD},
                                           {"device", 1, NULL, DEVICE},
+                                          {"tp", 1, NULL, TP},
                                           {"threads", 1, NULL, THREADS},
                                           {"stages", 1, NULL, STAGES},
                                           {"tiles", 1, NULL, TILES},

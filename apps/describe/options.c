@@ -96,6 +96,8 @@ static const option_spec specs[] = {
     {NULL, 0, "template", "NAME", NAME, AT(model.template_name), 0, 0,
      "prompt template (default: by the model)"},
     {NULL, 0, "device", "DEVICE", NAME, AT(model.device), 0, 0, "auto, cpu, cuda or cuda:N"},
+    {NULL, 0, "tp", "N", INTEGER, AT(model.tp), 1, 8,
+     "tensor parallelism: N GPUs from that one on hold the model together"},
     {NULL, 0, "threads", "N", INTEGER, AT(model.n_threads), 1, 1024, "CPU threads (default: all)"},
     {NULL, 0, "session-len", "N", INTEGER, AT(model.session_len), 16, 4194304,
      "tokens a conversation may hold (default: as trained)"},
@@ -515,7 +517,7 @@ static bool check_server(const describe_options *o) {
         {!o->server && o->api_key, "--api-key goes with --server"},
         {o->server && (o->pull || o->chat || o->params.dump_dir),
          "--server goes with neither --pull nor --chat nor --dump-tensors"},
-        {o->server && (m->vision_model || m->device || m->n_threads || m->template_name ||
+        {o->server && (m->vision_model || m->device || m->tp || m->n_threads || m->template_name ||
                        m->session_len || o->has_rope || o->engine.kv_dtype || o->engine.kv_bytes ||
                        o->engine.cache_max_entry_count > 0 || o->engine.max_sequences),
          "with --server the model's options are the server's"},

@@ -49,6 +49,8 @@ static const option_spec specs[] = {
     {NULL, 0, "template", "NAME", NAME, AT(model.template_name), 0, 0,
      "prompt template (default: by the model)"},
     {NULL, 0, "device", "DEVICE", NAME, AT(model.device), 0, 0, "auto, cpu, cuda or cuda:N"},
+    {NULL, 0, "tp", "N", INTEGER, AT(model.tp), 1, 8,
+     "tensor parallelism: N GPUs from that one on hold the model together"},
     {NULL, 0, "threads", "N", INTEGER, AT(model.n_threads), 1, 1024, "CPU threads (default: all)"},
     {NULL, 0, "session-len", "N", INTEGER, AT(model.session_len), 16, 4194304,
      "tokens a conversation may hold (default: as trained)"},

@@ -47,8 +47,7 @@ static lv_status choose_isa(lv_cpu_isa *out) {
     return lv_fail(LV_EINVAL, "LV_CPU_ISA=%s: expected portable, avx2, avx512 or vnni", name);
 }
 
-// The cores this process may use: its affinity mask, less where a cgroup grants less CPU time.
-static int usable_cores(void) {
+int lv_cpu_cores(void) {
     cpu_set_t set;
     int n = 1;
     if (sched_getaffinity(0, sizeof set, &set) == 0) {
@@ -129,6 +128,7 @@ static void shared_ops(lv_ops *ops) {
     ops->sync = cpu_sync;
     ops->memory = cpu_memory;
     ops->ceilings = cpu_ceilings;
+    ops->share = lv_share_alone;
     ops->pass = cpu_pass;
     ops->upload_act = upload_act;
     ops->download_act = download_act;
@@ -181,7 +181,7 @@ lv_status lv_cpu_open(const lv_backend_options *options, lv_backend **out) {
     cpu->reference = options->reference;
     cpu->n_threads = options->reference   ? 1
                      : options->n_threads ? options->n_threads
-                                          : usable_cores();
+                                          : lv_cpu_cores();
     set_kernels(cpu);
     shared_ops(ops);
     if (options->reference) {

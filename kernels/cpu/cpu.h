@@ -149,6 +149,9 @@ lv_status lv_int4_pack(const lv_linear_source *parts, int n_parts, int n_threads
                        lv_int4 *out) LV_MUST_CHECK;
 int lv_int4_block(int group_size);
 
+// The cores this process may use: its affinity mask, less where a cgroup grants less CPU time.
+int lv_cpu_cores(void);
+
 // Shared by both tables (cpu.c, weights.c, kv.c, sample.c).
 lv_status lv_cpu_alloc(lv_backend *be, size_t n_bytes, void **out);
 void lv_cpu_free(lv_backend *be, void *dev);

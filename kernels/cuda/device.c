@@ -230,6 +230,7 @@ static void set_ops(lv_ops *ops) {
                     .patch_embed = lv_cuda_patch_embed,
                     .image_attention = lv_cuda_image_attention,
                     .gather_rows = lv_cuda_gather_rows,
+                    .share = lv_share_alone,
                     .pass = lv_cuda_pass,
                     .embed = lv_cuda_embed,
                     .kv_create = lv_cuda_kv_create,

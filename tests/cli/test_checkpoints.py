@@ -55,6 +55,16 @@ class Checkpoints(Case):
             result = self.describe("--model", os.path.join(TINY, args[0]), *args[1:], "good.png")
             self.assertEqual((result.status, result.err), (0, ""))
 
+    def test_tensor_parallelism(self):
+        args = ("--device", "cpu", "--model", os.path.join(TINY, "hf15"), "-n", "16", "good.png")
+        alone, together = self.describe(*args), self.describe("--tp", "2", *args)
+        self.assertEqual((together.status, together.out), (0, alone.out), together.err)
+        self.assertIn("device    2 x CPU", self.run_describe("-v", "--tp", "2", *args).err)
+        self.refused("4 KV heads", "5 devices", args=("--device", "cpu", "--tp", "5"))
+        result = self.describe("--device", "cuda:99", "--tp", "2", "good.png")
+        self.assertEqual((result.status, len(result.errors)), (3, 1), result.err)
+        self.assertIn("2 GPUs", result.err)
+
     def test_hub_name(self):
         at = os.path.join(self.dir, "hub", "models--org--name")
         os.makedirs(os.path.join(at, "refs"))

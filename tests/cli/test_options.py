@@ -43,6 +43,9 @@ class Options(Case):
         self.refused("--top-k", "-1", "good.png", naming="whole number")
         self.refused("--repetition-penalty", "0", "good.png", naming="from 0.01")
         self.refused("--threads", "0", "good.png", naming="--threads")
+        for value in ("0", "9", "two"):
+            self.refused("--tp", value, "good.png", naming="from 1 to 8")
+        self.refused("--tp", "2", "--server", "http://127.0.0.1:1", "good.png", naming="--server")
         self.refused("--session-len", "15", "good.png", naming="from 16")
         self.refused("--device", "gpu", "good.png", naming="cuda:N")
         self.refused("--device", "cuda:", "good.png", naming="cuda:N")

@@ -271,12 +271,14 @@ static void check_repeated(const subject *s) {
 
 int main(int argc, char **argv) {
     if (argc != 4) {
-        fprintf(stderr, "usage: golden_answers CASE FOLDER cpu|cuda\n");
+        fprintf(stderr, "usage: golden_answers CASE FOLDER cpu|cpu2|cuda|cuda2\n");
         return 2;
     }
+    const lv_backend_options backend = golden_backend(argv[3]);
     const lv_model_options options = {
         .model = argv[2],
-        .device = argv[3],
+        .device = backend.device,
+        .tp = backend.tp,
         .template_name = strstr(argv[1], "mistral") ? "mistral_instruct" : "llava_v1"};
     const lv_engine_options engine_options = {.kv_dtype = golden_kv(argv[3])};
     lv_model *model = NULL;

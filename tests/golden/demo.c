@@ -108,13 +108,14 @@ static void check_case(lv_engine *engine, const lv_model *model, const json_t *i
 
 int main(int argc, char **argv) {
     if (argc != 2) {
-        fprintf(stderr, "usage: golden_demo cpu|cuda\n");
+        fprintf(stderr, "usage: golden_demo cpu|cpu2|cuda|cuda2\n");
         return 2;
     }
     char folder[512], cases_file[512];
     snprintf(folder, sizeof folder, "%s/assets/demo-model", check_source());
     snprintf(cases_file, sizeof cases_file, "%s/tests/golden/demo/demo.json", check_source());
-    const lv_model_options options = {.model = folder, .device = argv[1]};
+    const lv_backend_options backend = golden_backend(argv[1]);
+    const lv_model_options options = {.model = folder, .device = backend.device, .tp = backend.tp};
     tolerance = golden_is_cuda(argv[1]) ? GOLDEN_F16_TOLERANCE : tolerance;
     lv_model *model = NULL;
     lv_engine *engine = NULL;

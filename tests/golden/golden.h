@@ -19,14 +19,19 @@
 // Where the best two logits are closer than this, f16 activations may swap them.
 #define GOLDEN_F16_MARGIN 1e-2f
 
-// "ref", "cpu" or "cuda".
+// "ref", "cpu" or "cuda"; "cpu2" and "cuda2" are groups of two.
 static inline bool golden_is_cuda(const char *backend) {
-    return strcmp(backend, "cuda") == 0;
+    return strncmp(backend, "cuda", 4) == 0;
+}
+
+static inline int golden_tp(const char *backend) {
+    return backend[strlen(backend) - 1] == '2' ? 2 : 1;
 }
 
 static inline lv_backend_options golden_backend(const char *backend) {
     return (lv_backend_options){.device = golden_is_cuda(backend) ? "cuda" : "cpu",
-                                .reference = strcmp(backend, "ref") == 0};
+                                .reference = strcmp(backend, "ref") == 0,
+                                .tp = golden_tp(backend)};
 }
 
 // The goldens were made with keys and values in f32.

@@ -1,5 +1,5 @@
 // Every stage of a tiny checkpoint against the references' outputs, one line of errors a picture:
-//   golden_stages CASE FOLDER ref|cpu|cuda [ITEM...]
+//   golden_stages CASE FOLDER ref|cpu|cpu2|cuda|cuda2 [ITEM...]
 // CASE names the stored outputs, FOLDER the checkpoint (tiny.py writes it; pictures lie beside it).
 #include "golden.h"
 
@@ -325,7 +325,7 @@ static void run_all(machine *m) {
 
 int main(int argc, char **argv) {
     if (argc < 4) {
-        fprintf(stderr, "usage: golden_stages CASE FOLDER ref|cpu|cuda [ITEM...]\n");
+        fprintf(stderr, "usage: golden_stages CASE FOLDER ref|cpu|cpu2|cuda|cuda2 [ITEM...]\n");
         return 2;
     }
     lv_safetensors *golden = golden_open(argv[1]);

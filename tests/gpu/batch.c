@@ -1,5 +1,6 @@
 // Greedy answers are the same bits alone, again, and among 2, 8, 32 and 64 sequences, with the demo
-// model's decoder; and what runs ahead of the host is what waits for it.
+// model's decoder; and what runs ahead of the host is what waits for it:
+//   test_gpu_batch [GPUS]
 #include "llm/llm.h"
 #include "tests/gpu/util.h"
 
@@ -110,8 +111,8 @@ static void run_cache(machine *m, lv_dtype kv) {
     lv_cache_free(m->cache);
 }
 
-int main(void) {
-    machine m = {.be = open_cuda()};
+int main(int argc, char **argv) {
+    machine m = {.be = open_gpus(argc > 1 ? atoi(argv[1]) : 1)};
     lv_checkpoint *checkpoint = NULL;
     char demo[4096];
     snprintf(demo, sizeof demo, "%s/assets/demo-model", check_source());

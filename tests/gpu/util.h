@@ -6,15 +6,19 @@
 
 #include "tests/unit/kernels_util.h"
 
-// The CUDA backend; the test ends as skipped where there is none.
-static inline lv_backend *open_cuda(void) {
-    lv_backend_options options = {.device = "cuda"};
+// The CUDA backend, or a group of `tp` GPUs; the test ends as skipped where there are none.
+static inline lv_backend *open_gpus(int tp) {
+    lv_backend_options options = {.device = "cuda", .tp = tp};
     lv_backend *be = NULL;
     if (lv_backend_open(&options, &be) != LV_OK) {
         printf("skipped: %s\n", lv_error());
         exit(77);
     }
     return be;
+}
+
+static inline lv_backend *open_cuda(void) {
+    return open_gpus(1);
 }
 
 // LV_GPU_SMALL=1 leaves out large shapes: under compute-sanitizer everything is a hundred times
