@@ -27,7 +27,8 @@ struct lv_vision {
     float *class_embedding, *position_embedding;    // [d_model], [1 + n_patches, d_model]
     float *pre_layrnorm_weight, *pre_layrnorm_bias; // [d_model]
     vision_layer *layers;                           // [n_run_layers]
-    float *pixels;                                  // dev f32 [tiles_per_pass, 3, size, size]
+    uint8_t *rgb;                                   // dev [tiles_per_pass, size, size, 3]
+    float *levels;                                  // dev [3, 256] what the levels of rgb stand for
     void *x, *h, *qkv, *mid; // dev act, tiles_per_pass * (1 + n_patches) rows
     int32_t *kept_rows;      // [tiles_per_pass, rows] without CLS
     void *features;          // dev act [feature_tiles, rows, d_model]
@@ -118,6 +119,13 @@ static lv_status load_embeddings(const lv_checkpoint *checkpoint, lv_vision *vis
                      &vision->pre_layrnorm_weight, &vision->pre_layrnorm_bias);
 }
 
+static lv_status upload_levels(const lv_image_config *config, lv_vision *vision) {
+    float levels[3][256];
+    lv_image_levels(config, levels);
+    LV_TRY(vision->be->ops->alloc(vision->be, sizeof levels, (void **)&vision->levels));
+    return vision->be->ops->upload(vision->be, vision->levels, levels, sizeof levels);
+}
+
 static lv_status alloc_workspace(lv_vision *vision) {
     const lv_vision_config *c = &vision->config;
     lv_backend *be = vision->be;
@@ -125,8 +133,8 @@ static lv_status alloc_workspace(lv_vision *vision) {
     const size_t rows = tiles * (size_t)(1 + vision->n_patches);
     const size_t row_bytes = (size_t)c->d_model * lv_dtype_bytes(be->act);
     const size_t mid_bytes = (size_t)c->d_ff * lv_dtype_bytes(be->act);
-    const size_t tile_pixels = 3 * (size_t)c->image_size * (size_t)c->image_size;
-    LV_TRY(be->ops->alloc(be, tiles * tile_pixels * sizeof(float), (void **)&vision->pixels));
+    const size_t tile_bytes = 3 * (size_t)c->image_size * (size_t)c->image_size;
+    LV_TRY(be->ops->alloc(be, tiles * tile_bytes, (void **)&vision->rgb));
     LV_TRY(be->ops->alloc(be, rows * row_bytes, &vision->x));
     LV_TRY(be->ops->alloc(be, rows * row_bytes, &vision->h));
     LV_TRY(be->ops->alloc(be, rows * row_bytes * 3, &vision->qkv));
@@ -163,6 +171,7 @@ lv_status lv_vision_load(const lv_checkpoint *checkpoint, lv_backend *be, lv_vis
         goto done;
     }
     LV_TRY_DONE(load_embeddings(checkpoint, vision));
+    LV_TRY_DONE(upload_levels(&lv_checkpoint_config(checkpoint)->image, vision));
     for (int i = 0; i < c->n_run_layers; i++) {
         LV_TRY_DONE(load_layer(checkpoint, vision, i));
     }
@@ -195,7 +204,8 @@ void lv_vision_free(lv_vision *vision) {
                              vision->position_embedding,
                              vision->pre_layrnorm_weight,
                              vision->pre_layrnorm_bias,
-                             vision->pixels,
+                             vision->rgb,
+                             vision->levels,
                              vision->x,
                              vision->h,
                              vision->qkv,
@@ -227,14 +237,14 @@ static lv_status run_layer(lv_vision *vision, const vision_layer *layer, int n) 
 }
 
 // n <= tiles_per_pass tiles -> out act [n, rows, d_model].
-static lv_status run_pass(lv_vision *vision, const float *pixels, int n, void *out) {
+static lv_status run_pass(lv_vision *vision, const uint8_t *rgb, int n, void *out) {
     const lv_vision_config *c = &vision->config;
     lv_backend *be = vision->be;
     const lv_ops *ops = be->ops;
     const int n_rows = 1 + vision->n_patches, d = c->d_model;
-    const size_t tile_pixels = 3 * (size_t)c->image_size * (size_t)c->image_size;
-    LV_TRY(ops->upload(be, vision->pixels, pixels, (size_t)n * tile_pixels * sizeof(float)));
-    LV_TRY(ops->patch_embed(be, vision->pixels, n, c->image_size, c->patch_size,
+    const size_t tile_bytes = 3 * (size_t)c->image_size * (size_t)c->image_size;
+    LV_TRY(ops->upload(be, vision->rgb, rgb, (size_t)n * tile_bytes));
+    LV_TRY(ops->patch_embed(be, vision->rgb, vision->levels, n, c->image_size, c->patch_size,
                             vision->patch_embedding, vision->class_embedding,
                             vision->position_embedding, vision->h));
     LV_TRY(ops->layer_norm(be, vision->h, n * n_rows, d, vision->pre_layrnorm_weight,
@@ -246,13 +256,13 @@ static lv_status run_pass(lv_vision *vision, const float *pixels, int n, void *o
                             out);
 }
 
-lv_status lv_vision_encode(lv_vision *vision, const float *pixels, int n_tiles,
+lv_status lv_vision_encode(lv_vision *vision, const uint8_t *rgb, int n_tiles,
                            const void **out_features) {
     const lv_vision_config *c = &vision->config;
     lv_backend *be = vision->be;
     const size_t tile_bytes =
         (size_t)lv_vision_rows(vision) * (size_t)c->d_model * lv_dtype_bytes(be->act);
-    const size_t tile_pixels = 3 * (size_t)c->image_size * (size_t)c->image_size;
+    const size_t rgb_bytes = 3 * (size_t)c->image_size * (size_t)c->image_size;
     *out_features = NULL;
     if (n_tiles > vision->feature_tiles) {
         be->ops->free(be, vision->features);
@@ -264,7 +274,7 @@ lv_status lv_vision_encode(lv_vision *vision, const float *pixels, int n_tiles,
     for (int first = 0; first < n_tiles; first += vision->tiles_per_pass) {
         const int left = n_tiles - first;
         const int n = left < vision->tiles_per_pass ? left : vision->tiles_per_pass;
-        LV_TRY(run_pass(vision, pixels + (size_t)first * tile_pixels, n,
+        LV_TRY(run_pass(vision, rgb + (size_t)first * rgb_bytes, n,
                         (char *)vision->features + (size_t)first * tile_bytes));
     }
     *out_features = vision->features;

@@ -32,7 +32,7 @@
 #define SLICE_ROWS 128                     // slices are multiples of it: whole tiles
 #define WORKSPACE_BYTES ((size_t)32 << 20) // what NVIDIA advises for Hopper
 #define SMALL_WEIGHTS (8 << 20)            // values: below it CLIP, above it a decoder
-#define VISION_ROWS 2048
+#define VISION_ROWS 2885 // five tiles of 577
 #define DECODER_ROWS 2304
 #define MAX_CANDIDATES 16
 
