@@ -8,7 +8,7 @@
 
 #define NAME_BYTES 128
 #define TILES_PER_PASS_CPU 4
-#define TILES_PER_PASS_GPU 20
+#define TILES_PER_PASS_GPU 10 // two LLaVA-1.6 pictures
 
 typedef struct vision_layer {
     float *layer_norm1_weight, *layer_norm1_bias; // [d_model]
@@ -29,9 +29,9 @@ struct lv_vision {
     vision_layer *layers;                           // [n_run_layers]
     uint8_t *rgb;                                   // dev [tiles_per_pass, size, size, 3]
     float *levels;                                  // dev [3, 256] what the levels of rgb stand for
-    void *x, *h, *qkv, *mid; // dev act, tiles_per_pass * (1 + n_patches) rows
-    int32_t *kept_rows;      // [tiles_per_pass, rows] without CLS
-    void *features;          // dev act [feature_tiles, rows, d_model]
+    void *x, *h, *wide; // dev act, tiles_per_pass * (1 + n_patches) rows; wide: qkv, then fc1's out
+    int32_t *kept_rows; // [tiles_per_pass, rows] without CLS
+    void *features;     // dev act [feature_tiles, rows, d_model]
     int feature_tiles;
 };
 
@@ -132,13 +132,12 @@ static lv_status alloc_workspace(lv_vision *vision) {
     const size_t tiles = (size_t)vision->tiles_per_pass;
     const size_t rows = tiles * (size_t)(1 + vision->n_patches);
     const size_t row_bytes = (size_t)c->d_model * lv_dtype_bytes(be->act);
-    const size_t mid_bytes = (size_t)c->d_ff * lv_dtype_bytes(be->act);
+    const size_t width = (size_t)(c->d_ff > 3 * c->d_model ? c->d_ff : 3 * c->d_model);
     const size_t tile_bytes = 3 * (size_t)c->image_size * (size_t)c->image_size;
     LV_TRY(be->ops->alloc(be, tiles * tile_bytes, (void **)&vision->rgb));
     LV_TRY(be->ops->alloc(be, rows * row_bytes, &vision->x));
     LV_TRY(be->ops->alloc(be, rows * row_bytes, &vision->h));
-    LV_TRY(be->ops->alloc(be, rows * row_bytes * 3, &vision->qkv));
-    LV_TRY(be->ops->alloc(be, rows * mid_bytes, &vision->mid));
+    LV_TRY(be->ops->alloc(be, rows * width * lv_dtype_bytes(be->act), &vision->wide));
 
     const int kept = lv_vision_rows(vision), skipped = 1 + vision->n_patches - kept;
     vision->kept_rows = malloc(tiles * (size_t)kept * sizeof *vision->kept_rows);
@@ -208,8 +207,7 @@ void lv_vision_free(lv_vision *vision) {
                              vision->levels,
                              vision->x,
                              vision->h,
-                             vision->qkv,
-                             vision->mid,
+                             vision->wide,
                              vision->features};
     for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++) {
         be->ops->free(be, buffers[i]);
@@ -227,13 +225,14 @@ static lv_status run_layer(lv_vision *vision, const vision_layer *layer, int n) 
     const int n_rows = 1 + vision->n_patches, m = n * n_rows, d = c->d_model;
     LV_TRY(ops->layer_norm(be, vision->x, m, d, layer->layer_norm1_weight, layer->layer_norm1_bias,
                            c->layer_norm_eps, vision->h));
-    LV_TRY(ops->linear(be, vision->h, m, layer->qkv, LV_ACT_NONE, NULL, vision->qkv));
-    LV_TRY(ops->image_attention(be, vision->qkv, n, n_rows, c->n_heads, d / c->n_heads, vision->h));
+    LV_TRY(ops->linear(be, vision->h, m, layer->qkv, LV_ACT_NONE, NULL, vision->wide));
+    LV_TRY(
+        ops->image_attention(be, vision->wide, n, n_rows, c->n_heads, d / c->n_heads, vision->h));
     LV_TRY(ops->linear(be, vision->h, m, layer->out_proj, LV_ACT_NONE, vision->x, vision->x));
     LV_TRY(ops->layer_norm(be, vision->x, m, d, layer->layer_norm2_weight, layer->layer_norm2_bias,
                            c->layer_norm_eps, vision->h));
-    LV_TRY(ops->linear(be, vision->h, m, layer->fc1, c->activation, NULL, vision->mid));
-    return ops->linear(be, vision->mid, m, layer->fc2, LV_ACT_NONE, vision->x, vision->x);
+    LV_TRY(ops->linear(be, vision->h, m, layer->fc1, c->activation, NULL, vision->wide));
+    return ops->linear(be, vision->wide, m, layer->fc2, LV_ACT_NONE, vision->x, vision->x);
 }
 
 // n <= tiles_per_pass tiles -> out act [n, rows, d_model].
