@@ -27,8 +27,17 @@ static int flush_printed(void) {
     return EXIT_DONE;
 }
 
+// Which device was taken where none was named; -v says it in its own lines.
+static void say_device(const describe_app *app) {
+    const char *named = app->options->model.device, *no_gpu = app->info.no_gpu;
+    if ((!named || strcmp(named, "auto") == 0) && !app->options->verbose) {
+        note("on %s%s%s", app->info.device, *no_gpu ? "; no GPU: " : "", no_gpu);
+    }
+}
+
 static void say_notes(const describe_app *app) {
     const describe_options *o = app->options;
+    say_device(app);
     if (app->info.is_demo) {
         note("using the small embedded demo model; for a real one: describe --pull "
              "llava-hf/llava-1.5-7b-hf, then --model llava-hf/llava-1.5-7b-hf");

@@ -16,7 +16,7 @@
 // that the last wave is mostly empty: 62.5 ms of prefill against 60.9 with 96 MB, 61.1 with 192 MB
 // (2204 tokens, 7B, H100; the plan for 2304 rows; with that for 2048 rows 65.3, 2560 62.4).
 // CLIP's four products of a layer take 117 us for five tiles with the plan for their 2885 rows, 132
-// with that for 2048 rows and 153 with that for 2304 (H200).
+// with that for 2048 rows and 159 with that for 2304 (H200).
 //
 // Where the library is absent or refuses a shape (widths that are no multiple of eight), the
 // product is that of plain.cu.
