@@ -116,4 +116,7 @@ typedef struct lv_config {
 // hub name). LV_EFORMAT names the file and key; LV_EUNSUPPORTED names what is not supported.
 lv_status lv_config_load(const char *dir, const char *vision_dir, lv_config *out) LV_MUST_CHECK;
 
+// What the vision tower is fed for each level of a channel: (level * rescale - mean) / std.
+void lv_image_levels(const lv_image_config *config, float out[3][256]);
+
 #endif

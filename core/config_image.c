@@ -230,3 +230,14 @@ done:
     json_decref(root);
     return status;
 }
+
+// The references multiply in f64, round to f32, then subtract and divide in f32: 256 levels a
+// channel, so a table gives the same bits.
+void lv_image_levels(const lv_image_config *config, float out[3][256]) {
+    const double rescale = config->rescale != 0 ? config->rescale : 1.0 / 255.0;
+    for (int c = 0; c < 3; c++) {
+        for (int level = 0; level < 256; level++) {
+            out[c][level] = ((float)(level * rescale) - config->mean[c]) / config->std[c];
+        }
+    }
+}

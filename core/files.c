@@ -6,7 +6,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -111,40 +110,6 @@ lv_status lv_file_read(const char *path, size_t max_bytes, lv_buffer *out) {
     }
     close(fd);
     return status;
-}
-
-lv_status lv_file_map(const char *path, lv_mapping *out) {
-    *out = (lv_mapping){0};
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0) {
-        return fail_errno("cannot open", path);
-    }
-    lv_status status = LV_OK;
-    struct stat info;
-    void *data = NULL;
-    if (fstat(fd, &info) != 0) {
-        status = fail_errno("cannot stat", path);
-    } else if (!S_ISREG(info.st_mode)) {
-        status = lv_fail(LV_EIO, "%s: not a regular file", path);
-    } else if (info.st_size == 0) {
-        status = lv_fail(LV_EFORMAT, "%s: the file is empty", path);
-    } else {
-        data = mmap(NULL, (size_t)info.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
-        if (data == MAP_FAILED) {
-            status = fail_errno("cannot map", path);
-        } else {
-            *out = (lv_mapping){data, (size_t)info.st_size};
-        }
-    }
-    close(fd);
-    return status;
-}
-
-void lv_file_unmap(lv_mapping *mapping) {
-    if (mapping->data) {
-        munmap((void *)mapping->data, mapping->n_bytes);
-    }
-    *mapping = (lv_mapping){0};
 }
 
 static lv_status write_all(int fd, const char *path, const void *data, size_t n_bytes) {

@@ -35,6 +35,10 @@ typedef struct lv_mapping {
 
 lv_status lv_file_map(const char *path, lv_mapping *out) LV_MUST_CHECK;
 void lv_file_unmap(lv_mapping *mapping);
+// memcpy, for bytes that are read once: those of a mapping come by reading its file, so that no
+// page of it has to be mapped, nor unmapped in the end. Any thread; no other may unmap it
+// meanwhile.
+void lv_mapped_copy(void *to, const void *from, size_t n_bytes);
 
 // Writes temporary file, fsync, rename: readers see the old file or the whole new one.
 lv_status lv_file_write_atomic(const char *path, const void *data, size_t n_bytes) LV_MUST_CHECK;

@@ -108,11 +108,11 @@ typedef struct lv_ops {
     // members of a group do some each, and then all have all of `out`.
     lv_status (*share)(lv_backend *be, int n, lv_share_body *body, void *user, void *out,
                        size_t unit_bytes);
-    // pixels dev f32 [n, 3, side, side] -> out act [n, 1 + (side/patch)^2, d]: row 0 is
-    // class_embedding, row 1 + i is patch i (row-major) through w [d, 3 patch^2]; `positions` [1 +
-    // n_patches, d] is added.
-    lv_status (*patch_embed)(lv_backend *be, const float *pixels, int n, int side, int patch,
-                             const lv_linear *w, const float *class_embedding,
+    // rgb dev u8 [n, side, side, 3], of which level v of channel c stands for levels[c][v] (dev f32
+    // [3, 256]) -> out act [n, 1 + (side/patch)^2, d]: row 0 is class_embedding, row 1 + i is patch
+    // i (row-major) through w [d, 3 patch^2]; `positions` [1 + n_patches, d] is added.
+    lv_status (*patch_embed)(lv_backend *be, const uint8_t *rgb, const float *levels, int n,
+                             int side, int patch, const lv_linear *w, const float *class_embedding,
                              const float *positions, void *out);
     // Full attention inside each of n images: qkv act [n, n_rows, 3 n_heads head_dim] (q | k | v in
     // a row), scale 1/sqrt(head_dim) -> out act [n, n_rows, n_heads head_dim].

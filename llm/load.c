@@ -4,8 +4,8 @@
 #include "llm/model.h"
 
 #define MAX_WORK_BYTES ((size_t)256 << 20)
-#define MAX_TOKENS_CPU 768 // an engine's chunk of 512 beside 256 sequences that go on
-#define MAX_TOKENS_GPU 4096
+#define MAX_TOKENS_CPU 768  // an engine's chunk of 512 beside 256 sequences that go on
+#define MAX_TOKENS_GPU 3072 // a LLaVA-1.6 prompt
 
 // --- weights ------------------------------------------------------------------------------------
 
@@ -119,14 +119,15 @@ static lv_status allocate(lv_llm *llm) {
     const lv_text_config *c = &llm->config;
     const lv_ops *ops = llm->be->ops;
     int n = llm->be->is_gpu ? MAX_TOKENS_GPU : MAX_TOKENS_CPU, q = c->n_heads * c->head_dim;
-    while (n > 64 && act_bytes(llm, n, c->d_model + 2 * q + c->d_ff) > MAX_WORK_BYTES) {
+    const int width = c->d_ff > 2 * q ? c->d_ff : 2 * q;
+    while (n > 64 && act_bytes(llm, n, c->d_model + width) > MAX_WORK_BYTES) {
         n /= 2;
     }
     llm->max_tokens = n;
     LV_TRY(ops->alloc(llm->be, act_bytes(llm, n, c->d_model), &llm->x));
-    LV_TRY(ops->alloc(llm->be, act_bytes(llm, n, q), &llm->q));
-    LV_TRY(ops->alloc(llm->be, act_bytes(llm, n, q), &llm->mixed));
-    LV_TRY(ops->alloc(llm->be, act_bytes(llm, n, c->d_ff), &llm->hidden));
+    LV_TRY(ops->alloc(llm->be, act_bytes(llm, n, width), &llm->hidden));
+    llm->q = llm->hidden;
+    llm->mixed = (char *)llm->hidden + act_bytes(llm, n, q);
     void *logits = NULL;
     LV_TRY(
         ops->alloc(llm->be, (size_t)LV_MAX_ROWS * (size_t)c->vocab_size * sizeof(float), &logits));
@@ -211,7 +212,7 @@ void lv_llm_free(lv_llm *llm) {
         free_linear(be, llm->lm_head);
     }
     free_linear(be, llm->embed_tokens);
-    void *dev[] = {llm->norm, llm->x, llm->q, llm->mixed, llm->hidden, llm->logits};
+    void *dev[] = {llm->norm, llm->x, llm->hidden, llm->logits};
     for (size_t i = 0; i < sizeof dev / sizeof *dev; i++) {
         free_dev(be, dev[i]);
     }

@@ -35,7 +35,8 @@ struct lv_llm {
     float *norm;             // dev f32 [d_model]
     lv_llm_layer *layers;    // [n_layers]
     int max_tokens;
-    void *x;       // dev act [max_tokens, d_model]
+    void *x; // dev act [max_tokens, d_model]
+    // q and mixed lie where hidden does: one is done with before the other begins.
     void *q;       // dev act [max_tokens, n_heads head_dim]
     void *mixed;   // dev act [max_tokens, n_heads head_dim] what attention gives
     void *hidden;  // dev act [max_tokens, d_ff]

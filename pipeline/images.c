@@ -22,8 +22,8 @@ struct lv_images {
     slot *slots;
     int n_slots, n_filled;
     uint64_t clock;
-    float *pixels; // [n_values] host, a batch's normalised tiles
-    size_t n_values;
+    uint8_t *rgb; // [rgb_bytes] host, a batch's tiles
+    size_t rgb_bytes;
 };
 
 // The most rows that any picture of this model takes.
@@ -74,7 +74,7 @@ void lv_images_free(lv_images *images) {
     if (images) {
         images->model->be->ops->free(images->model->be, images->rows);
         free(images->slots);
-        free(images->pixels);
+        free(images->rgb);
         free(images);
     }
 }
@@ -128,47 +128,57 @@ int lv_images_unheld(const lv_images *images) {
 
 // --- encoding ------------------------------------------------------------------------------------
 
-static size_t tile_values(const lv_tiles *tiles) {
+static size_t tile_bytes(const lv_tiles *tiles) {
     return 3 * (size_t)tiles->size * (size_t)tiles->size;
 }
 
-static lv_status normalize(lv_images *images, lv_picture *const *pictures, int n) {
-    size_t n_values = 0, at = 0;
-    for (int i = 0; i < n; i++) {
-        n_values += (size_t)pictures[i]->tiles.n_tiles * tile_values(&pictures[i]->tiles);
+// The tiles of all pictures, one after the other; a single picture's stay where they are.
+static lv_status join_tiles(lv_images *images, lv_picture *const *pictures, int n,
+                            const uint8_t **out_rgb) {
+    size_t n_bytes = 0, at = 0;
+    *out_rgb = pictures[0]->tiles.rgb;
+    if (n == 1) {
+        return LV_OK;
     }
-    if (n_values > images->n_values) {
-        free(images->pixels);
-        images->n_values = 0;
-        images->pixels = malloc(n_values * sizeof *images->pixels);
-        if (!images->pixels) {
-            return lv_fail(LV_ENOMEM, "out of memory for %zu pixel values", n_values);
+    for (int i = 0; i < n; i++) {
+        n_bytes += (size_t)pictures[i]->tiles.n_tiles * tile_bytes(&pictures[i]->tiles);
+    }
+    if (n_bytes > images->rgb_bytes) {
+        free(images->rgb);
+        images->rgb_bytes = 0;
+        images->rgb = malloc(n_bytes);
+        if (!images->rgb) {
+            return lv_fail(LV_ENOMEM, "out of memory for %zu bytes of tiles", n_bytes);
         }
-        images->n_values = n_values;
+        images->rgb_bytes = n_bytes;
     }
     for (int i = 0; i < n; i++) {
-        lv_tiles_normalize(&pictures[i]->tiles, &images->model->config->image, images->pixels + at);
-        at += (size_t)pictures[i]->tiles.n_tiles * tile_values(&pictures[i]->tiles);
+        const lv_tiles *tiles = &pictures[i]->tiles;
+        const size_t picture_bytes = (size_t)tiles->n_tiles * tile_bytes(tiles);
+        memcpy(images->rgb + at, tiles->rgb, picture_bytes);
+        at += picture_bytes;
     }
+    *out_rgb = images->rgb;
     return LV_OK;
 }
 
 static lv_status run(lv_images *images, lv_picture *const *pictures, const int *slots, int n) {
     const lv_model *model = images->model;
-    const size_t tile_bytes = (size_t)lv_vision_rows(model->vision) *
-                              (size_t)lv_vision_width(model->vision) *
-                              lv_dtype_bytes(model->be->act);
+    const size_t feature_bytes = (size_t)lv_vision_rows(model->vision) *
+                                 (size_t)lv_vision_width(model->vision) *
+                                 lv_dtype_bytes(model->be->act);
     const void *features;
+    const uint8_t *rgb;
     int n_tiles = 0;
     for (int i = 0; i < n; i++) {
         n_tiles += pictures[i]->tiles.n_tiles;
     }
-    LV_TRY(normalize(images, pictures, n));
-    LV_TRY(lv_vision_encode(model->vision, images->pixels, n_tiles, &features));
+    LV_TRY(join_tiles(images, pictures, n, &rgb));
+    LV_TRY(lv_vision_encode(model->vision, rgb, n_tiles, &features));
     for (int i = 0; i < n; i++) {
         LV_TRY(lv_projector_run(model->projector, features, &pictures[i]->shape,
                                 (void *)(uintptr_t)lv_images_row(images, slots[i], 0)));
-        features = (const uint8_t *)features + (size_t)pictures[i]->tiles.n_tiles * tile_bytes;
+        features = (const uint8_t *)features + (size_t)pictures[i]->tiles.n_tiles * feature_bytes;
     }
     return model->be->ops->sync(model->be);
 }
@@ -190,18 +200,30 @@ int lv_images_encode(lv_images *images, lv_picture *const *pictures, int n, int 
     return *status == LV_OK ? n_taken : 0;
 }
 
+static lv_status dump_values(const lv_model *model, const lv_picture *picture, int index,
+                             const char *dump_dir) {
+    const lv_tiles *tiles = &picture->tiles;
+    const int64_t dims[] = {tiles->n_tiles, 3, tiles->size, tiles->size};
+    float *values = malloc((size_t)tiles->n_tiles * tile_bytes(tiles) * sizeof *values);
+    if (!values) {
+        return lv_fail(LV_ENOMEM, "out of memory for %d tiles", tiles->n_tiles);
+    }
+    lv_tiles_normalize(tiles, &model->config->image, values);
+    const lv_status status = lv_dump(dump_dir, "pixel_values", index, LV_F32, values, 4, dims);
+    free(values);
+    return status;
+}
+
 lv_status lv_images_dump(lv_images *images, const lv_picture *picture, int index, int slot_index,
                          const char *dump_dir) {
     const lv_model *model = images->model;
     const lv_tiles *tiles = &picture->tiles;
     const int64_t n = tiles->n_tiles, size = tiles->size;
     const void *features;
-    LV_TRY(normalize(images, &(lv_picture *){(lv_picture *)(uintptr_t)picture}, 1));
-    LV_TRY(lv_vision_encode(model->vision, images->pixels, tiles->n_tiles, &features));
+    LV_TRY(lv_vision_encode(model->vision, tiles->rgb, tiles->n_tiles, &features));
     LV_TRY(lv_dump(dump_dir, "pixels", index, LV_U8, tiles->rgb, 4,
                    (const int64_t[]){n, size, size, 3}));
-    LV_TRY(lv_dump(dump_dir, "pixel_values", index, LV_F32, images->pixels, 4,
-                   (const int64_t[]){n, 3, size, size}));
+    LV_TRY(dump_values(model, picture, index, dump_dir));
     LV_TRY(lv_dump_act(model->be, dump_dir, "vision_features", index, features, n,
                        lv_vision_rows(model->vision), lv_vision_width(model->vision)));
     return lv_dump_act(model->be, dump_dir, "image_embeds", index,

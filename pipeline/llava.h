@@ -120,7 +120,8 @@ typedef struct lv_engine_options { // 0: the default
     size_t kv_bytes;
     lv_dtype kv_dtype;        // LV_NONE: the backend's own; LV_F32, LV_F16, LV_I8
     size_t image_cache_bytes; // embeddings kept for pictures to come; those in use come on top
-    // A prompt is read in chunks that end at multiples of this, whatever else runs: 512
+    // A prompt is read in chunks that end at multiples of this, whatever else runs: 512, or as many
+    // as a pass takes where max_sequences is 1 on a GPU
     int chunk_tokens;
     int pass_tokens; // prompt tokens that one step reads beside answers going on: a chunk's
     bool no_reuse;   // keep no keys and values for later prompts with the same beginning

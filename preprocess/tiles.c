@@ -207,23 +207,16 @@ void lv_tiles_free(lv_tiles *tiles) {
     *tiles = (lv_tiles){0};
 }
 
-// The references multiply in f64, round to f32, then subtract and divide in f32: 256 values a
-// channel, so a table gives the same bits.
 void lv_tiles_normalize(const lv_tiles *tiles, const lv_image_config *config, float *out) {
-    float table[3][256];
-    double rescale = config->rescale != 0 ? config->rescale : 1.0 / 255.0;
-    for (int c = 0; c < 3; c++) {
-        for (int value = 0; value < 256; value++) {
-            table[c][value] = ((float)(value * rescale) - config->mean[c]) / config->std[c];
-        }
-    }
+    float levels[3][256];
+    lv_image_levels(config, levels);
     size_t plane = (size_t)tiles->size * (size_t)tiles->size;
     for (int tile = 0; tile < tiles->n_tiles; tile++) {
         const uint8_t *rgb = tiles->rgb + (size_t)tile * plane * 3;
         float *planes = out + (size_t)tile * plane * 3;
         for (size_t i = 0; i < plane; i++) {
             for (size_t c = 0; c < 3; c++) {
-                planes[c * plane + i] = table[c][rgb[3 * i + c]];
+                planes[c * plane + i] = levels[c][rgb[3 * i + c]];
             }
         }
     }

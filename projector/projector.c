@@ -6,7 +6,7 @@
 #include <math.h>
 #include <stdlib.h>
 
-#define ROWS_PER_PASS 4096
+#define ROWS_PER_PASS 2880 // five tiles of 576
 
 struct lv_projector {
     lv_backend *be;

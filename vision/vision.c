@@ -8,7 +8,7 @@
 
 #define NAME_BYTES 128
 #define TILES_PER_PASS_CPU 4
-#define TILES_PER_PASS_GPU 20
+#define TILES_PER_PASS_GPU 10 // two LLaVA-1.6 pictures
 
 typedef struct vision_layer {
     float *layer_norm1_weight, *layer_norm1_bias; // [d_model]
@@ -27,10 +27,11 @@ struct lv_vision {
     float *class_embedding, *position_embedding;    // [d_model], [1 + n_patches, d_model]
     float *pre_layrnorm_weight, *pre_layrnorm_bias; // [d_model]
     vision_layer *layers;                           // [n_run_layers]
-    float *pixels;                                  // dev f32 [tiles_per_pass, 3, size, size]
-    void *x, *h, *qkv, *mid; // dev act, tiles_per_pass * (1 + n_patches) rows
-    int32_t *kept_rows;      // [tiles_per_pass, rows] without CLS
-    void *features;          // dev act [feature_tiles, rows, d_model]
+    uint8_t *rgb;                                   // dev [tiles_per_pass, size, size, 3]
+    float *levels;                                  // dev [3, 256] what the levels of rgb stand for
+    void *x, *h, *wide; // dev act, tiles_per_pass * (1 + n_patches) rows; wide: qkv, then fc1's out
+    int32_t *kept_rows; // [tiles_per_pass, rows] without CLS
+    void *features;     // dev act [feature_tiles, rows, d_model]
     int feature_tiles;
 };
 
@@ -118,19 +119,25 @@ static lv_status load_embeddings(const lv_checkpoint *checkpoint, lv_vision *vis
                      &vision->pre_layrnorm_weight, &vision->pre_layrnorm_bias);
 }
 
+static lv_status upload_levels(const lv_image_config *config, lv_vision *vision) {
+    float levels[3][256];
+    lv_image_levels(config, levels);
+    LV_TRY(vision->be->ops->alloc(vision->be, sizeof levels, (void **)&vision->levels));
+    return vision->be->ops->upload(vision->be, vision->levels, levels, sizeof levels);
+}
+
 static lv_status alloc_workspace(lv_vision *vision) {
     const lv_vision_config *c = &vision->config;
     lv_backend *be = vision->be;
     const size_t tiles = (size_t)vision->tiles_per_pass;
     const size_t rows = tiles * (size_t)(1 + vision->n_patches);
     const size_t row_bytes = (size_t)c->d_model * lv_dtype_bytes(be->act);
-    const size_t mid_bytes = (size_t)c->d_ff * lv_dtype_bytes(be->act);
-    const size_t tile_pixels = 3 * (size_t)c->image_size * (size_t)c->image_size;
-    LV_TRY(be->ops->alloc(be, tiles * tile_pixels * sizeof(float), (void **)&vision->pixels));
+    const size_t width = (size_t)(c->d_ff > 3 * c->d_model ? c->d_ff : 3 * c->d_model);
+    const size_t tile_bytes = 3 * (size_t)c->image_size * (size_t)c->image_size;
+    LV_TRY(be->ops->alloc(be, tiles * tile_bytes, (void **)&vision->rgb));
     LV_TRY(be->ops->alloc(be, rows * row_bytes, &vision->x));
     LV_TRY(be->ops->alloc(be, rows * row_bytes, &vision->h));
-    LV_TRY(be->ops->alloc(be, rows * row_bytes * 3, &vision->qkv));
-    LV_TRY(be->ops->alloc(be, rows * mid_bytes, &vision->mid));
+    LV_TRY(be->ops->alloc(be, rows * width * lv_dtype_bytes(be->act), &vision->wide));
 
     const int kept = lv_vision_rows(vision), skipped = 1 + vision->n_patches - kept;
     vision->kept_rows = malloc(tiles * (size_t)kept * sizeof *vision->kept_rows);
@@ -163,6 +170,7 @@ lv_status lv_vision_load(const lv_checkpoint *checkpoint, lv_backend *be, lv_vis
         goto done;
     }
     LV_TRY_DONE(load_embeddings(checkpoint, vision));
+    LV_TRY_DONE(upload_levels(&lv_checkpoint_config(checkpoint)->image, vision));
     for (int i = 0; i < c->n_run_layers; i++) {
         LV_TRY_DONE(load_layer(checkpoint, vision, i));
     }
@@ -195,11 +203,11 @@ void lv_vision_free(lv_vision *vision) {
                              vision->position_embedding,
                              vision->pre_layrnorm_weight,
                              vision->pre_layrnorm_bias,
-                             vision->pixels,
+                             vision->rgb,
+                             vision->levels,
                              vision->x,
                              vision->h,
-                             vision->qkv,
-                             vision->mid,
+                             vision->wide,
                              vision->features};
     for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++) {
         be->ops->free(be, buffers[i]);
@@ -217,24 +225,25 @@ static lv_status run_layer(lv_vision *vision, const vision_layer *layer, int n) 
     const int n_rows = 1 + vision->n_patches, m = n * n_rows, d = c->d_model;
     LV_TRY(ops->layer_norm(be, vision->x, m, d, layer->layer_norm1_weight, layer->layer_norm1_bias,
                            c->layer_norm_eps, vision->h));
-    LV_TRY(ops->linear(be, vision->h, m, layer->qkv, LV_ACT_NONE, NULL, vision->qkv));
-    LV_TRY(ops->image_attention(be, vision->qkv, n, n_rows, c->n_heads, d / c->n_heads, vision->h));
+    LV_TRY(ops->linear(be, vision->h, m, layer->qkv, LV_ACT_NONE, NULL, vision->wide));
+    LV_TRY(
+        ops->image_attention(be, vision->wide, n, n_rows, c->n_heads, d / c->n_heads, vision->h));
     LV_TRY(ops->linear(be, vision->h, m, layer->out_proj, LV_ACT_NONE, vision->x, vision->x));
     LV_TRY(ops->layer_norm(be, vision->x, m, d, layer->layer_norm2_weight, layer->layer_norm2_bias,
                            c->layer_norm_eps, vision->h));
-    LV_TRY(ops->linear(be, vision->h, m, layer->fc1, c->activation, NULL, vision->mid));
-    return ops->linear(be, vision->mid, m, layer->fc2, LV_ACT_NONE, vision->x, vision->x);
+    LV_TRY(ops->linear(be, vision->h, m, layer->fc1, c->activation, NULL, vision->wide));
+    return ops->linear(be, vision->wide, m, layer->fc2, LV_ACT_NONE, vision->x, vision->x);
 }
 
 // n <= tiles_per_pass tiles -> out act [n, rows, d_model].
-static lv_status run_pass(lv_vision *vision, const float *pixels, int n, void *out) {
+static lv_status run_pass(lv_vision *vision, const uint8_t *rgb, int n, void *out) {
     const lv_vision_config *c = &vision->config;
     lv_backend *be = vision->be;
     const lv_ops *ops = be->ops;
     const int n_rows = 1 + vision->n_patches, d = c->d_model;
-    const size_t tile_pixels = 3 * (size_t)c->image_size * (size_t)c->image_size;
-    LV_TRY(ops->upload(be, vision->pixels, pixels, (size_t)n * tile_pixels * sizeof(float)));
-    LV_TRY(ops->patch_embed(be, vision->pixels, n, c->image_size, c->patch_size,
+    const size_t tile_bytes = 3 * (size_t)c->image_size * (size_t)c->image_size;
+    LV_TRY(ops->upload(be, vision->rgb, rgb, (size_t)n * tile_bytes));
+    LV_TRY(ops->patch_embed(be, vision->rgb, vision->levels, n, c->image_size, c->patch_size,
                             vision->patch_embedding, vision->class_embedding,
                             vision->position_embedding, vision->h));
     LV_TRY(ops->layer_norm(be, vision->h, n * n_rows, d, vision->pre_layrnorm_weight,
@@ -249,26 +258,26 @@ static lv_status run_pass(lv_vision *vision, const float *pixels, int n, void *o
 // What encoding shares among the members of a group.
 typedef struct encode_job {
     lv_vision *vision;
-    const float *pixels; // host [n_tiles, 3, size, size]
-    size_t tile_pixels, tile_bytes;
+    const uint8_t *rgb; // host [n_tiles, size, size, 3]
+    size_t rgb_bytes, tile_bytes;
 } encode_job;
 
 static lv_status encode_some(void *user, int first, int count) {
     const encode_job *job = user;
     const int most = job->vision->tiles_per_pass, end = first + count;
     for (int at = first; at < end; at += most) {
-        LV_TRY(run_pass(job->vision, job->pixels + (size_t)at * job->tile_pixels,
+        LV_TRY(run_pass(job->vision, job->rgb + (size_t)at * job->rgb_bytes,
                         end - at < most ? end - at : most,
                         (char *)job->vision->features + (size_t)at * job->tile_bytes));
     }
     return LV_OK;
 }
 
-lv_status lv_vision_encode(lv_vision *vision, const float *pixels, int n_tiles,
+lv_status lv_vision_encode(lv_vision *vision, const uint8_t *rgb, int n_tiles,
                            const void **out_features) {
     const lv_vision_config *c = &vision->config;
     lv_backend *be = vision->be;
-    encode_job job = {vision, pixels, 3 * (size_t)c->image_size * (size_t)c->image_size,
+    encode_job job = {vision, rgb, 3 * (size_t)c->image_size * (size_t)c->image_size,
                       (size_t)lv_vision_rows(vision) * (size_t)c->d_model *
                           lv_dtype_bytes(be->act)};
     *out_features = NULL;

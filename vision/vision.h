@@ -1,4 +1,4 @@
-// The CLIP vision tower: normalised tiles -> patch features. Equations in MODEL.md, "Vision tower".
+// The CLIP vision tower: tiles -> patch features. Equations in MODEL.md, "Vision tower".
 #ifndef LV_VISION_H
 #define LV_VISION_H
 
@@ -15,10 +15,10 @@ int lv_vision_rows(
     const lv_vision *vision); // feature rows a tile: n_patches (+ 1 where CLS is kept)
 int lv_vision_width(const lv_vision *vision); // d_model of the tower
 
-// pixels: host f32 [n_tiles, 3, size, size] -> *out_features: dev act [n_tiles, rows, width], the
-// output of layer n_run_layers without post_layernorm. It belongs to the tower and holds until the
-// next call.
-lv_status lv_vision_encode(lv_vision *vision, const float *pixels, int n_tiles,
+// rgb: host u8 [n_tiles, size, size, 3], normalised on the way -> *out_features: dev act [n_tiles,
+// rows, width], the output of layer n_run_layers without post_layernorm. It belongs to the tower
+// and holds until the next call.
+lv_status lv_vision_encode(lv_vision *vision, const uint8_t *rgb, int n_tiles,
                            const void **out_features) LV_MUST_CHECK;
 
 #endif

@@ -27,26 +27,14 @@ typedef struct times {
     double encoded, first, last;
 } times;
 
-static lv_status tile(const scene *s, lv_tiles *tiles, float **out_pixels) {
-    LV_TRY(lv_tiles_make(&s->image, &s->b->config->image, tiles));
-    const size_t n = (size_t)tiles->n_tiles * 3 * (size_t)tiles->size * (size_t)tiles->size;
-    *out_pixels = malloc(n * sizeof **out_pixels);
-    if (!*out_pixels) {
-        return lv_fail(LV_ENOMEM, "out of memory");
-    }
-    lv_tiles_normalize(tiles, &s->b->config->image, *out_pixels);
-    return LV_OK;
-}
-
 // Image embeddings of the scene's picture; allocates them the first time.
 static lv_status see(scene *s) {
     bench *b = s->b;
     lv_tiles tiles = {0};
-    float *pixels = NULL;
     const void *features;
     lv_status status;
-    LV_TRY_DONE(tile(s, &tiles, &pixels));
-    LV_TRY_DONE(lv_vision_encode(b->vision, pixels, tiles.n_tiles, &features));
+    LV_TRY_DONE(lv_tiles_make(&s->image, &b->config->image, &tiles));
+    LV_TRY_DONE(lv_vision_encode(b->vision, tiles.rgb, tiles.n_tiles, &features));
     const lv_picture_shape shape = {tiles.n_tiles,        lv_vision_rows(b->vision),
                                     tiles.grid_width,     tiles.grid_height,
                                     tiles.original_width, tiles.original_height};
@@ -60,7 +48,6 @@ static lv_status see(scene *s) {
     }
     status = lv_projector_run(b->projector, features, &shape, s->embeddings);
 done:
-    free(pixels);
     lv_tiles_free(&tiles);
     return status;
 }

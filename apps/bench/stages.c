@@ -68,14 +68,6 @@ static lv_status run_preprocess(bench *b) {
         lv_tiles tiles = {0};
         double start = bench_now();
         status = lv_tiles_make(&image, &b->config->image, &tiles);
-        if (status == LV_OK) {
-            size_t n = (size_t)tiles.n_tiles * 3 * (size_t)tiles.size * (size_t)tiles.size;
-            float *pixels = malloc(n * sizeof *pixels);
-            if (pixels) {
-                lv_tiles_normalize(&tiles, &b->config->image, pixels);
-            }
-            free(pixels);
-        }
         seconds[run] = bench_now() - start;
         n_tiles = tiles.n_tiles;
         lv_tiles_free(&tiles);
@@ -119,15 +111,15 @@ static double projector_flops(const bench *b, int n_rows) {
 }
 
 // What feeding the pixels alone takes: part of the tower's time, and a matter of the bus.
-static lv_status time_upload(bench *b, const float *pixels, size_t n, double *out) {
+static lv_status time_upload(bench *b, const uint8_t *rgb, size_t n_bytes, double *out) {
     const lv_ops *ops = b->be->ops;
     void *dev = NULL;
     double seconds[5];
-    LV_TRY(ops->alloc(b->be, n * sizeof *pixels, &dev));
+    LV_TRY(ops->alloc(b->be, n_bytes, &dev));
     lv_status status = LV_OK;
     for (int run = 0; run < 5 && status == LV_OK; run++) {
         const double start = bench_now();
-        status = ops->upload(b->be, dev, pixels, n * sizeof *pixels);
+        status = ops->upload(b->be, dev, rgb, n_bytes);
         status = status == LV_OK ? ops->sync(b->be) : status;
         seconds[run] = bench_now() - start;
     }
@@ -137,10 +129,10 @@ static lv_status time_upload(bench *b, const float *pixels, size_t n, double *ou
 }
 
 // CLIP, and the projector unless the model's pictures cannot have that many tiles.
-static lv_status encode_once(bench *b, const float *pixels, int n_tiles, void *out) {
+static lv_status encode_once(bench *b, const uint8_t *rgb, int n_tiles, void *out) {
     const lv_picture_shape shape = bench_shape(b, n_tiles);
     const void *features;
-    LV_TRY(lv_vision_encode(b->vision, pixels, n_tiles, &features));
+    LV_TRY(lv_vision_encode(b->vision, rgb, n_tiles, &features));
     if (out) {
         LV_TRY(lv_projector_run(b->projector, features, &shape, out));
     }
@@ -153,12 +145,12 @@ static lv_status encode_tiles(bench *b, int n_tiles) {
     const size_t n = (size_t)n_tiles * 3 * (size_t)c->image_size * (size_t)c->image_size;
     const bool projects = n_tiles > 1 || !b->config->is_next;
     const int n_runs = b->be->is_gpu ? MAX_RUNS : 3;
-    float *pixels = malloc(n * sizeof *pixels);
+    uint8_t *rgb = malloc(n);
     void *out = NULL;
     double seconds[MAX_RUNS], upload = 0;
-    lv_status status = pixels ? LV_OK : lv_fail(LV_ENOMEM, "out of memory");
-    for (size_t i = 0; pixels && i < n; i++) {
-        pixels[i] = (float)(i * 7919 % 4001) / 1000.0f - 2.0f;
+    lv_status status = rgb ? LV_OK : lv_fail(LV_ENOMEM, "out of memory");
+    for (size_t i = 0; rgb && i < n; i++) {
+        rgb[i] = (uint8_t)(i * 7919 % 4001);
     }
     if (status == LV_OK && projects) {
         const size_t rows = (size_t)lv_projector_tokens(b->projector, &shape);
@@ -166,11 +158,11 @@ static lv_status encode_tiles(bench *b, int n_tiles) {
             b->be, rows * (size_t)b->config->text.d_model * lv_dtype_bytes(b->be->act), &out);
     }
     if (status == LV_OK && b->be->is_gpu) {
-        status = time_upload(b, pixels, n, &upload);
+        status = time_upload(b, rgb, n, &upload);
     }
     for (int run = -1; run < n_runs && status == LV_OK; run++) {
         const double start = bench_now();
-        status = encode_once(b, pixels, n_tiles, out);
+        status = encode_once(b, rgb, n_tiles, out);
         if (run >= 0) {
             seconds[run] = bench_now() - start;
         }
@@ -184,11 +176,11 @@ static lv_status encode_tiles(bench *b, int n_tiles) {
         row->memory_bytes = bench_used_bytes(b);
     }
     if (status == LV_OK && upload > 0) {
-        bench_add_row(b, "upload", upload, (double)n * sizeof *pixels * 1e-9, "GB/s",
-                      "%d tile%s of f32, part of encode", n_tiles, plural(n_tiles));
+        bench_add_row(b, "upload", upload, (double)n * 1e-9, "GB/s", "%d tile%s, part of encode",
+                      n_tiles, plural(n_tiles));
     }
     b->be->ops->free(b->be, out);
-    free(pixels);
+    free(rgb);
     return status;
 }
 

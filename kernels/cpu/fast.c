@@ -28,19 +28,22 @@ void lv_cpu_rms_norm(lv_cpu *cpu, const float *x, const int32_t *rows, int n, in
 }
 
 // Patches of n images -> rows [n n_patches, 3 patch^2] in the order of w's columns.
-static void image_to_rows(const float *pixels, int n, int side, int patch, float *out) {
+static void image_to_rows(const uint8_t *rgb, const float *levels, int n, int side, int patch,
+                          float *out) {
     int grid = side / patch;
     for (int i = 0; i < n * grid * grid * 3 * patch; i++) { // a line of a patch
         int dy = i % patch, c = i / patch % 3, p = i / patch / 3;
         ptrdiff_t image = p / (grid * grid), row = p / grid % grid * patch + dy;
-        memcpy(out + ((ptrdiff_t)p * 3 + c) * patch * patch + dy * patch,
-               pixels + ((image * 3 + c) * side + row) * side + p % grid * patch,
-               (size_t)patch * sizeof(float));
+        const uint8_t *from = rgb + ((image * side + row) * side + p % grid * patch) * 3 + c;
+        float *to = out + ((ptrdiff_t)p * 3 + c) * patch * patch + dy * patch;
+        for (int dx = 0; dx < patch; dx++) {
+            to[dx] = levels[c * 256 + from[3 * dx]];
+        }
     }
 }
 
-static lv_status patch_embed(lv_backend *be, const float *pixels, int n, int side, int patch,
-                             const lv_linear *w, const float *class_embedding,
+static lv_status patch_embed(lv_backend *be, const uint8_t *rgb, const float *levels, int n,
+                             int side, int patch, const lv_linear *w, const float *class_embedding,
                              const float *positions, void *out) {
     lv_cpu *cpu = (lv_cpu *)be;
     int n_patches = (side / patch) * (side / patch), d = w->n_out;
@@ -53,7 +56,7 @@ static lv_status patch_embed(lv_backend *be, const float *pixels, int n, int sid
     LV_TRY(lv_cpu_scratch(cpu, LV_SCRATCH_NORM, n_rows * (size_t)(w->n_in + d) * sizeof(float),
                           &scratch));
     float *rows = scratch, *y = rows + n_rows * (size_t)w->n_in;
-    image_to_rows(pixels, n, side, patch, rows);
+    image_to_rows(rgb, levels, n, side, patch, rows);
     LV_TRY(lv_cpu_linear(be, rows, (int)n_rows, w, LV_ACT_NONE, NULL, y));
     for (int i = 0; i < n * (n_patches + 1); i++) {
         ptrdiff_t image = i / (n_patches + 1), row = i % (n_patches + 1);

@@ -133,9 +133,9 @@ static lv_status ref_layer_norm(lv_backend *be, const void *x, int m, int d, con
     return LV_OK;
 }
 
-static lv_status ref_patch_embed(lv_backend *be, const float *pixels, int n, int side, int patch,
-                                 const lv_linear *w, const float *class_embedding,
-                                 const float *positions, void *out) {
+static lv_status ref_patch_embed(lv_backend *be, const uint8_t *rgb, const float *levels, int n,
+                                 int side, int patch, const lv_linear *w,
+                                 const float *class_embedding, const float *positions, void *out) {
     int grid = side / patch, n_in = 3 * patch * patch, d = w->n_out;
     void *scratch;
     LV_TRY(lv_cpu_scratch((lv_cpu *)be, LV_SCRATCH_NORM, (size_t)n_in * sizeof(float), &scratch));
@@ -148,8 +148,8 @@ static lv_status ref_patch_embed(lv_backend *be, const float *pixels, int n, int
                 int top = (row - 1) / grid * patch, left = (row - 1) % grid * patch;
                 for (int k = 0; k < n_in; k++) {
                     int c = k / (patch * patch), dy = k / patch % patch, dx = k % patch;
-                    x[k] =
-                        pixels[(((ptrdiff_t)image * 3 + c) * side + top + dy) * side + left + dx];
+                    ptrdiff_t pixel = ((ptrdiff_t)image * side + top + dy) * side + left + dx;
+                    x[k] = levels[c * 256 + rgb[pixel * 3 + c]];
                 }
                 LV_TRY(ref_linear(be, x, 1, w, LV_ACT_NONE, NULL, y));
             }

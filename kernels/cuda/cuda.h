@@ -318,8 +318,8 @@ lv_status lv_cuda_plain(lv_cuda *cuda, const lv_product *product) LV_MUST_CHECK;
 
 lv_status lv_cuda_layer_norm(lv_backend *be, const void *x, int m, int d, const float *weight,
                              const float *bias, float eps, void *out);
-lv_status lv_cuda_patch_embed(lv_backend *be, const float *pixels, int n, int side, int patch,
-                              const lv_linear *w, const float *class_embedding,
+lv_status lv_cuda_patch_embed(lv_backend *be, const uint8_t *rgb, const float *levels, int n,
+                              int side, int patch, const lv_linear *w, const float *class_embedding,
                               const float *positions, void *out);
 lv_status lv_cuda_gather_rows(lv_backend *be, const void *source, const float *extra,
                               const int32_t *index, int n, int d, void *out);

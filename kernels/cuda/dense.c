@@ -8,14 +8,15 @@
 // products in an order of its own, wherever in a tile the row lies and however many tiles there
 // are. Candidates are not timed: that would cost start-up, and might end differently each time.
 //
-// int4 and int8 weights are expanded to f16 slice by slice, at most SLICE_BYTES each, into two
-// buffers in turn. The next slice is expanded on a stream beside the main one, where it fills the
-// multiprocessors that the last wave of the present slice's product leaves idle. At 2204 rows a 7B
-// layer is 0.93 TFLOP (1.3 ms at 700 TFLOP/s) and 510 MB of expansion (0.15 ms at 3.4 TB/s).
-// Slices that stay in the L2 cache (32 MB) would save that traffic, but their products have so few
-// tiles that the last wave is mostly empty: 62.5 ms of prefill against 60.9 with 96 MB, 61.1 with
-// 192 MB (2204 tokens, 7B, H100; the plan for 2304 rows; with that for 2048 rows 65.3, 2560 62.4).
-// CLIP's five tiles take 5.5 ms with the plan for 2048 rows and 6.2 with that for 2304.
+// int4 and int8 weights are expanded to f16 slice by slice, at most SLICE_BYTES each, into one
+// buffer. At 2204 rows a 7B layer is 0.93 TFLOP (1.3 ms at 700 TFLOP/s) and 510 MB of expansion
+// (0.15 ms at 3.4 TB/s). Expanding the next slice on a stream beside the product hides nothing: its
+// blocks leave no room on a multiprocessor (60.9 ms of prefill against 60.9, H200).
+// Slices that stay in the L2 cache (32 MB) would save traffic, but their products have so few tiles
+// that the last wave is mostly empty: 62.5 ms of prefill against 60.9 with 96 MB, 61.1 with 192 MB
+// (2204 tokens, 7B, H100; the plan for 2304 rows; with that for 2048 rows 65.3, 2560 62.4).
+// CLIP's four products of a layer take 117 us for five tiles with the plan for their 2885 rows, 132
+// with that for 2048 rows and 159 with that for 2304 (H200).
 //
 // Where the library is absent or refuses a shape (widths that are no multiple of eight), the
 // product is that of plain.cu.
@@ -32,7 +33,7 @@
 #define SLICE_ROWS 128                     // slices are multiples of it: whole tiles
 #define WORKSPACE_BYTES ((size_t)32 << 20) // what NVIDIA advises for Hopper
 #define SMALL_WEIGHTS (8 << 20)            // values: below it CLIP, above it a decoder
-#define VISION_ROWS 2048
+#define VISION_ROWS 2885                   // five tiles of 577
 #define DECODER_ROWS 2304
 #define MAX_CANDIDATES 16
 
@@ -99,8 +100,6 @@ struct lv_blas {
     bool is_opening, is_ready;
     int device;
     cublasStatus_t created; // what the opener's cublasLtCreate said
-    cudaStream_t side;      // where the next slice is expanded
-    cudaEvent_t begun, expanded[2], used[2];
 };
 
 // --- the library --------------------------------------------------------------------------------
@@ -178,11 +177,6 @@ static lv_status open_blas(lv_cuda *cuda) {
         return lv_fail(LV_ENOMEM, "cuBLASLt: out of memory");
     }
     end_opening(b);
-    LV_CUDA_TRY(cuda, cudaStreamCreateWithFlags(&b->side, cudaStreamNonBlocking));
-    cudaEvent_t *events[] = {&b->begun, &b->expanded[0], &b->expanded[1], &b->used[0], &b->used[1]};
-    for (size_t i = 0; i < sizeof events / sizeof *events; i++) {
-        LV_CUDA_TRY(cuda, cudaEventCreateWithFlags(events[i], cudaEventDisableTiming));
-    }
     if (b->library) {
         LV_TRY(lv_cuda_alloc(&cuda->base, WORKSPACE_BYTES, &b->workspace));
         if (b->created != CUBLAS_STATUS_SUCCESS) {
@@ -231,15 +225,6 @@ void lv_cuda_blas_free(lv_cuda *cuda) {
         b->api.destroy(b->handle);
     }
     lv_cuda_free(&cuda->base, b->workspace);
-    cudaEvent_t events[] = {b->begun, b->expanded[0], b->expanded[1], b->used[0], b->used[1]};
-    for (int i = 0; i < 5; i++) {
-        if (events[i]) {
-            cudaEventDestroy(events[i]);
-        }
-    }
-    if (b->side) {
-        cudaStreamDestroy(b->side);
-    }
     free(b->plans); // the library stays: it has threads and handlers of its own
     free(b);
     cuda->blas = NULL;
@@ -453,14 +438,9 @@ static lv_status multiply_slice(lv_cuda *cuda, const lv_product *t, int first, i
     return multiply(cuda, &s);
 }
 
-static lv_status expand_on(lv_cuda *cuda, cudaStream_t stream, const lv_linear *w, int first, int n,
-                           void *f16) {
-    const cudaStream_t main = cuda->stream;
-    cuda->stream = stream;
-    const lv_status status = w->format == LV_W_INT4 ? lv_cuda_int4_expand(cuda, w, first, n, f16)
-                                                    : lv_cuda_int8_expand(cuda, w, first, n, f16);
-    cuda->stream = main;
-    return status;
+static lv_status expand(lv_cuda *cuda, const lv_linear *w, int first, int n, void *f16) {
+    return w->format == LV_W_INT4 ? lv_cuda_int4_expand(cuda, w, first, n, f16)
+                                  : lv_cuda_int8_expand(cuda, w, first, n, f16);
 }
 
 static int slice_rows(const lv_linear *w) {
@@ -474,60 +454,17 @@ static int smaller(int a, int b) {
     return a < b ? a : b;
 }
 
-// Everything on one stream: where a graph is recorded, and for a single slice.
-static lv_status multiply_in_line(lv_cuda *cuda, const lv_product *t, const lv_linear *w, int rows,
-                                  void *buffer) {
-    for (int first = 0; first < w->n_out; first += rows) {
-        const int n = smaller(rows, w->n_out - first);
-        LV_TRY(expand_on(cuda, cuda->stream, w, first, n, buffer));
-        LV_TRY(multiply_slice(cuda, t, first, n, buffer));
-    }
-    return LV_OK;
-}
-
-// The next slice's expansion beside this slice's product. The side stream starts behind all that
-// the main one has been given, and each of its slices is awaited there.
-static lv_status multiply_beside(lv_cuda *cuda, const lv_product *t, const lv_linear *w, int rows,
-                                 void *const buffers[2]) {
-    struct lv_blas *b = cuda->blas;
-    const int n_slices = (w->n_out + rows - 1) / rows;
-    LV_CUDA_TRY(cuda, cudaEventRecord(b->begun, cuda->stream));
-    LV_CUDA_TRY(cuda, cudaStreamWaitEvent(b->side, b->begun, 0));
-    LV_TRY(expand_on(cuda, cuda->stream, w, 0, smaller(rows, w->n_out), buffers[0]));
-    for (int i = 0; i < n_slices; i++) {
-        const int first = i * rows, next = first + rows, here = i % 2, there = (i + 1) % 2;
-        if (i + 1 < n_slices) {
-            if (i > 0) {
-                LV_CUDA_TRY(cuda, cudaStreamWaitEvent(b->side, b->used[there], 0));
-            }
-            LV_TRY(
-                expand_on(cuda, b->side, w, next, smaller(rows, w->n_out - next), buffers[there]));
-            LV_CUDA_TRY(cuda, cudaEventRecord(b->expanded[there], b->side));
-        }
-        if (i > 0) {
-            LV_CUDA_TRY(cuda, cudaStreamWaitEvent(cuda->stream, b->expanded[here], 0));
-        }
-        LV_TRY(multiply_slice(cuda, t, first, smaller(rows, w->n_out - first), buffers[here]));
-        LV_CUDA_TRY(cuda, cudaEventRecord(b->used[here], cuda->stream));
-    }
-    return LV_OK;
-}
-
 static lv_status multiply_expanded(lv_cuda *cuda, const lv_product *t, const lv_linear *w) {
-    struct lv_blas *b;
-    void *base;
-    enum cudaStreamCaptureStatus capture;
+    void *f16;
     const int rows = slice_rows(w);
     const size_t n_bytes = (size_t)smaller(rows, w->n_out) * (size_t)w->n_in * 2;
-    const size_t step = (n_bytes + 255) & ~(size_t)255;
-    LV_TRY(get_blas(cuda, &b));
-    LV_TRY(lv_cuda_scratch(cuda, LV_SCRATCH_WEIGHTS, rows < w->n_out ? 2 * step : step, &base));
-    LV_CUDA_TRY(cuda, cudaStreamIsCapturing(cuda->stream, &capture));
-    if (rows >= w->n_out || capture != cudaStreamCaptureStatusNone) {
-        return multiply_in_line(cuda, t, w, rows, base);
+    LV_TRY(lv_cuda_scratch(cuda, LV_SCRATCH_WEIGHTS, n_bytes, &f16));
+    for (int first = 0; first < w->n_out; first += rows) {
+        const int n = smaller(rows, w->n_out - first);
+        LV_TRY(expand(cuda, w, first, n, f16));
+        LV_TRY(multiply_slice(cuda, t, first, n, f16));
     }
-    void *const buffers[2] = {base, (uint8_t *)base + step};
-    return multiply_beside(cuda, t, w, rows, buffers);
+    return LV_OK;
 }
 
 static lv_status dense(lv_cuda *cuda, const void *x, int m, const lv_linear *w,

@@ -1,4 +1,4 @@
-// Weights on their way to the device: mapped file -> pinned ring -> device, then into the kernels'
+// Weights on their way to the device: file -> pinned ring -> device, then into the kernels'
 // layout by a kernel of the same stream. Threads fill one slot of the ring while the copies of the
 // others are under way; nothing waits but for a free slot.
 #include <omp.h>
@@ -55,7 +55,7 @@ static void copy_pieces(uint8_t *to, const uint8_t *from, size_t n_bytes, int n_
 #pragma omp parallel for num_threads(n_threads) if (n_pieces > 2) schedule(dynamic)
     for (ptrdiff_t i = 0; i < n_pieces; i++) {
         const size_t at = (size_t)i * PIECE_BYTES, left = n_bytes - at;
-        memcpy(to + at, from + at, left < PIECE_BYTES ? left : PIECE_BYTES);
+        lv_mapped_copy(to + at, from + at, left < PIECE_BYTES ? left : PIECE_BYTES);
     }
 }
 

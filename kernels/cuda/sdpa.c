@@ -1,6 +1,8 @@
 // Attention inside images by cuDNN: its graph API's one operation "scaled dot product attention",
-// not causal, q, k and v being strides into the packed qkv. An alternative to our own kernel
-// (prefill_attention.cu) and an oracle for it.
+// not causal, q, k and v being strides into the packed qkv. An oracle for our own kernel
+// (prefill_attention.cu). It is faster, 37.7 us a layer of five tiles against 52 (H200), 0.4 ms of
+// a pass; but its first plan takes 190 ms and one for each further number of tiles 68 ms, which is
+// what describe would wait for.
 //
 // libcudnn.so.9 is opened at the first use, so programs start and link without it. A plan is built
 // for a shape at its first use (hundreds of milliseconds) and kept. Names and numbers below are

@@ -336,7 +336,8 @@ static lv_status group_share(lv_backend *be, int n, lv_share_body *body, void *u
 }
 
 typedef struct patch_call {
-    const float *pixels;
+    const uint8_t *rgb;
+    const float *levels;
     int n, side, patch;
     const lv_linear *w;
     const float *class_embedding, *positions;
@@ -346,15 +347,17 @@ typedef struct patch_call {
 static lv_status patch_embed_one(lv_group *g, int i, const void *call) {
     const patch_call *c = call;
     lv_backend *be = member_of(g, i);
-    return be->ops->patch_embed(be, lv_group_at(g, i, c->pixels), c->n, c->side, c->patch,
-                                linear_of(c->w, i), lv_group_at(g, i, c->class_embedding),
+    return be->ops->patch_embed(be, lv_group_at(g, i, c->rgb), lv_group_at(g, i, c->levels), c->n,
+                                c->side, c->patch, linear_of(c->w, i),
+                                lv_group_at(g, i, c->class_embedding),
                                 lv_group_at(g, i, c->positions), lv_group_at(g, i, c->out));
 }
 
-static lv_status group_patch_embed(lv_backend *be, const float *pixels, int n, int side, int patch,
-                                   const lv_linear *w, const float *class_embedding,
-                                   const float *positions, void *out) {
-    const patch_call call = {pixels, n, side, patch, w, class_embedding, positions, out};
+static lv_status group_patch_embed(lv_backend *be, const uint8_t *rgb, const float *levels, int n,
+                                   int side, int patch, const lv_linear *w,
+                                   const float *class_embedding, const float *positions,
+                                   void *out) {
+    const patch_call call = {rgb, levels, n, side, patch, w, class_embedding, positions, out};
     return lv_team_run((lv_group *)be, patch_embed_one, &call);
 }
 

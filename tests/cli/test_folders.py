@@ -412,7 +412,8 @@ class Ends(Folders):
 
     def test_summary_and_bar(self):
         self.write("photos/b.png", b"broken")
-        result = self.run_describe("--max-tokens", "2", "--output", "o.jsonl", "photos")
+        result = self.run_describe("--device", "cpu", "--max-tokens", "2", "--output", "o.jsonl",
+                                   "photos")
         self.assertEqual(len(result.errors), 2, result.err)
         for word in ("described 4 pictures in 0:", "images/s", "tokens/s", "1 failed"):
             self.assertIn(word, result.errors[-1])

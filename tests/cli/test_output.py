@@ -122,6 +122,17 @@ class Output(Case):
         cut = self.run_describe("-q", "--stop", whole[2:5], "good.png").out.strip()
         self.assertEqual(cut, whole[:whole.index(whole[2:5])].strip())
 
+    def test_device_that_auto_took(self):
+        for args in ((), ("--device", "auto")):
+            result = self.run_describe("--max-tokens", "2", *args, "good.png")
+            taken = [line for line in result.errors if line.startswith("describe: on ")]
+            self.assertEqual(len(taken), 1, result.err)
+            self.assertRegex(taken[0], r"on (CUDA, .+|CPU, .+; no GPU: .+)$")
+        for args in (("--device", "cpu"), ("-q",), ("-v",)):
+            result = self.run_describe("--max-tokens", "2", *args, "good.png")
+            self.assertEqual(result.status, 0, result.err)
+            self.assertNotIn("describe: on ", result.err)
+
     def test_verbose(self):
         result = self.run_describe("-v", "--max-tokens", "2", "good.png")
         self.assertEqual(result.status, 0)

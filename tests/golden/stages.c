@@ -140,7 +140,7 @@ static lv_status run_picture(machine *m, const char *picture, scene *s) {
     check_pixels(m, s->item, &tiles);
     lv_tiles_normalize(&tiles, &m->config->image, values);
     check_pixel_values(m, s->item, values, n);
-    status = lv_vision_encode(m->vision, values, tiles.n_tiles, &features);
+    status = lv_vision_encode(m->vision, tiles.rgb, tiles.n_tiles, &features);
     if (status == LV_OK) {
         check_features(m, s->item, features, tiles.n_tiles);
         const lv_picture_shape shape = {tiles.n_tiles,        lv_vision_rows(m->vision),

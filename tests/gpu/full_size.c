@@ -87,24 +87,18 @@ static void free_inputs(inputs *in) {
 // --- the picture
 // ----------------------------------------------------------------------------------
 
-// How the picture is cut; what we make of its pixels must be what transformers makes.
-static lv_status cut_picture(const machine *m, const inputs *in, lv_picture_shape *out) {
+// The picture cut; what we make of its pixels must be what transformers makes.
+static lv_status cut_picture(const machine *m, const inputs *in, lv_tiles *tiles) {
     char path[600];
     lv_buffer bytes = {0};
     lv_image image = {0};
-    lv_tiles tiles = {0};
     float *pixels = NULL, most = 0;
     lv_status status;
     snprintf(path, sizeof path, "%s/picture.png", in->dir);
     LV_TRY_DONE(lv_file_read(path, MAX_BYTES, &bytes));
     LV_TRY_DONE(lv_image_decode(bytes.data, bytes.n_bytes, NULL, &image));
-    LV_TRY_DONE(lv_tiles_make(&image, &m->config->image, &tiles));
-    *out = (lv_picture_shape){.n_tiles = tiles.n_tiles,
-                              .grid_width = tiles.grid_width,
-                              .grid_height = tiles.grid_height,
-                              .original_width = tiles.original_width,
-                              .original_height = tiles.original_height};
-    const size_t n = (size_t)tiles.n_tiles * 3 * (size_t)tiles.size * (size_t)tiles.size;
+    LV_TRY_DONE(lv_tiles_make(&image, &m->config->image, tiles));
+    const size_t n = (size_t)tiles->n_tiles * 3 * (size_t)tiles->size * (size_t)tiles->size;
     if ((int64_t)n != lv_tensor_count(&in->pixel_values)) {
         status = lv_fail(LV_EFORMAT, "%zu pixel values, transformers has %lld", n,
                          (long long)lv_tensor_count(&in->pixel_values));
@@ -115,14 +109,13 @@ static lv_status cut_picture(const machine *m, const inputs *in, lv_picture_shap
         status = lv_fail(LV_ENOMEM, "out of memory");
         goto done;
     }
-    lv_tiles_normalize(&tiles, &m->config->image, pixels);
+    lv_tiles_normalize(tiles, &m->config->image, pixels);
     for (size_t i = 0; i < n; i++) {
         most = fmaxf(most, fabsf(pixels[i] - ((const float *)in->pixel_values.data)[i]));
     }
     CHECK(most <= 5e-7f, "pixel values differ by up to %.2e", (double)most);
 done:
     free(pixels);
-    lv_tiles_free(&tiles);
     lv_image_free(&image);
     lv_buffer_free(&bytes);
     return status;
@@ -131,15 +124,20 @@ done:
 static lv_status run_picture(machine *m, const inputs *in) {
     lv_vision *vision = NULL;
     lv_projector *projector = NULL;
-    lv_picture_shape shape;
+    lv_tiles tiles = {0};
     const void *features;
     const int64_t d_model = m->config->text.d_model;
     lv_status status;
-    LV_TRY_DONE(cut_picture(m, in, &shape));
+    LV_TRY_DONE(cut_picture(m, in, &tiles));
     LV_TRY_DONE(lv_vision_load(m->checkpoint, m->be, &vision));
     LV_TRY_DONE(lv_projector_load(m->checkpoint, m->be, &projector));
-    LV_TRY_DONE(lv_vision_encode(vision, in->pixel_values.data, shape.n_tiles, &features));
-    shape.rows_per_tile = lv_vision_rows(vision);
+    LV_TRY_DONE(lv_vision_encode(vision, tiles.rgb, tiles.n_tiles, &features));
+    const lv_picture_shape shape = {.n_tiles = tiles.n_tiles,
+                                    .rows_per_tile = lv_vision_rows(vision),
+                                    .grid_width = tiles.grid_width,
+                                    .grid_height = tiles.grid_height,
+                                    .original_width = tiles.original_width,
+                                    .original_height = tiles.original_height};
     m->n_embeds = lv_projector_tokens(projector, &shape);
     LV_TRY_DONE(m->be->ops->alloc(
         m->be, (size_t)m->n_embeds * (size_t)d_model * lv_dtype_bytes(m->be->act), &m->embeds));
@@ -148,6 +146,7 @@ static lv_status run_picture(machine *m, const inputs *in) {
                          (int64_t)shape.n_tiles * shape.rows_per_tile, lv_vision_width(vision)));
     LV_TRY_DONE(save_act(m->be, in->dir, "embeds", m->embeds, m->n_embeds, d_model));
 done:
+    lv_tiles_free(&tiles);
     lv_projector_free(projector);
     lv_vision_free(vision);
     return status;

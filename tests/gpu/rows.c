@@ -171,32 +171,39 @@ static void test_embed(int d, lv_dtype dtype) {
 static void test_patch_embed(int n, int side, int patch, int d, bool bias) {
     const int grid = side / patch, n_rows = grid * grid + 1;
     const size_t n_out = (size_t)n * (size_t)n_rows * (size_t)d,
-                 n_pixels = (size_t)(n * 3) * (size_t)(side * side);
+                 n_bytes = (size_t)(n * 3) * (size_t)(side * side);
     lv_linear_source source = dense_source(d, 3 * patch * patch, LV_F16, 0, bias);
-    float *pixels = random_halves(n_pixels), *cls = random_floats((size_t)d);
+    float *levels = random_halves(3 * 256), *cls = random_floats((size_t)d);
+    uint8_t *rgb = malloc(n_bytes);
+    void *dev_rgb = dev_bytes(be, n_bytes);
+    for (size_t i = 0; i < n_bytes; i++) {
+        rgb[i] = (uint8_t)(i * 7919 % 257);
+    }
+    CHECK_OK(be->ops->upload(be, dev_rgb, rgb, n_bytes));
     float *positions = random_floats((size_t)(n_rows * d)), *want = poisoned(n_out);
     lv_linear *w[2] = {NULL, NULL};
     CHECK_OK(ref->ops->linear_load(ref, &source, 1, NULL, &w[0]));
     CHECK_OK(be->ops->linear_load(be, &source, 1, NULL, &w[1]));
-    CHECK_OK(ref->ops->patch_embed(ref, pixels, n, side, patch, w[0], cls, positions, want));
-    float *dev_pixels = dev_f32(be, pixels, n_pixels), *dev_cls = dev_f32(be, cls, (size_t)d);
+    CHECK_OK(ref->ops->patch_embed(ref, rgb, levels, n, side, patch, w[0], cls, positions, want));
+    float *dev_levels = dev_f32(be, levels, 3 * 256), *dev_cls = dev_f32(be, cls, (size_t)d);
     float *dev_positions = dev_f32(be, positions, (size_t)(n_rows * d));
     void *out = dev_act(be, NULL, n_out);
-    CHECK_OK(
-        be->ops->patch_embed(be, dev_pixels, n, side, patch, w[1], dev_cls, dev_positions, out));
+    CHECK_OK(be->ops->patch_embed(be, dev_rgb, dev_levels, n, side, patch, w[1], dev_cls,
+                                  dev_positions, out));
     float *got = host_act(be, out, n_out);
     check_close(got, want, n_out, 1e-3, 2e-3, "patch_embed", n * n_rows, d);
     const double error = mean_error(got, want, n_out);
     CHECK(error < 5e-4, "patch_embed of %d, side %d, patch %d, d %d: mean error %g", n, side, patch,
           d, error);
-    CHECK_STATUS(
-        be->ops->patch_embed(be, dev_pixels, n, side, patch + 1, w[1], dev_cls, dev_positions, out),
-        LV_EINVAL);
+    CHECK_STATUS(be->ops->patch_embed(be, dev_rgb, dev_levels, n, side, patch + 1, w[1], dev_cls,
+                                      dev_positions, out),
+                 LV_EINVAL);
     ref->ops->linear_free(ref, w[0]);
     be->ops->linear_free(be, w[1]);
-    be->ops->free(be, dev_pixels), be->ops->free(be, dev_cls), be->ops->free(be, dev_positions);
+    be->ops->free(be, dev_rgb), be->ops->free(be, dev_levels), be->ops->free(be, dev_cls),
+        be->ops->free(be, dev_positions);
     be->ops->free(be, out);
-    free(pixels), free(cls), free(positions), free(want), free(got);
+    free(rgb), free(levels), free(cls), free(positions), free(want), free(got);
     free_source(&source, 0);
 }
 

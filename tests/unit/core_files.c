@@ -96,6 +96,10 @@ static void test_map(void) {
     write_text("five", "12345");
     CHECK_OK(lv_file_map(scratch("five"), &mapping));
     CHECK(mapping.n_bytes == 5 && memcmp(mapping.data, "12345", 5) == 0);
+    char copy[8] = "........";
+    lv_mapped_copy(copy, mapping.data + 1, 4);
+    lv_mapped_copy(copy + 4, "heap", 3);
+    CHECK(memcmp(copy, "2345hea.", 8) == 0, "%.8s", copy);
     lv_file_unmap(&mapping);
     CHECK(!mapping.data);
     lv_file_unmap(&mapping);

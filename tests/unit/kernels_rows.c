@@ -23,20 +23,24 @@ static void test_layer_norm(lv_backend *ref, lv_backend *be, const char *name) {
 static void test_patch_embed(lv_backend *ref, lv_backend *be, const char *name) {
     enum { N = 2, SIDE = 29, PATCH = 7, D = 20, ROWS = 17 }; // a rest of one pixel is left out
     lv_linear_source source = dense_source(D, 3 * PATCH * PATCH, LV_F32, 0, false);
-    float *pixels = random_floats(N * 3 * SIDE * SIDE), *cls = random_floats(D);
+    float *levels = random_floats(3 * 256), *cls = random_floats(D);
+    uint8_t rgb[N * SIDE * SIDE * 3];
     float *positions = random_floats(ROWS * D);
     float *out[2] = {poisoned(N * ROWS * D), poisoned(N * ROWS * D)};
     lv_backend *both[2] = {ref, be};
+    for (size_t i = 0; i < sizeof rgb; i++) {
+        rgb[i] = (uint8_t)(i * 7919 % 257);
+    }
     for (int i = 0; i < 2; i++) {
         lv_linear *w = NULL;
         CHECK_OK(both[i]->ops->linear_load(both[i], &source, 1, NULL, &w));
-        CHECK_OK(
-            both[i]->ops->patch_embed(both[i], pixels, N, SIDE, PATCH, w, cls, positions, out[i]));
+        CHECK_OK(both[i]->ops->patch_embed(both[i], rgb, levels, N, SIDE, PATCH, w, cls, positions,
+                                           out[i]));
         both[i]->ops->linear_free(both[i], w);
     }
     double error = relative_error(out[1], out[0], N * ROWS * D);
     CHECK(error < 2e-6, "%s: patch_embed: %g", name, error);
-    free(pixels), free(cls), free(positions), free(out[0]), free(out[1]);
+    free(levels), free(cls), free(positions), free(out[0]), free(out[1]);
     free_source(&source, 0);
 }
 
