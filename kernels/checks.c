@@ -100,3 +100,11 @@ lv_status lv_check_attention(const lv_batch *batch, const lv_attention_shape *sh
     }
     return LV_OK;
 }
+
+lv_status lv_check_kv_copy(lv_cache_shape cache, int from, int to) {
+    if (from < 0 || from >= cache.n_blocks || to < 0 || to >= cache.n_blocks) {
+        return lv_fail(LV_EINVAL, "block %d to block %d of a cache of %d", from, to,
+                       cache.n_blocks);
+    }
+    return LV_OK;
+}

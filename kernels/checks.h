@@ -17,5 +17,6 @@ typedef struct lv_cache_shape {
 } lv_cache_shape;
 lv_status lv_check_attention(const lv_batch *batch, const lv_attention_shape *shape,
                              lv_cache_shape cache, int layer) LV_MUST_CHECK;
+lv_status lv_check_kv_copy(lv_cache_shape cache, int from, int to) LV_MUST_CHECK; // LV_EINVAL
 
 #endif

@@ -123,7 +123,7 @@ typedef struct lv_engine_options { // 0: the default
     // A prompt is read in chunks that end at multiples of this, whatever else runs: 512
     int chunk_tokens;
     int pass_tokens; // prompt tokens that one step reads beside answers going on: a chunk's
-    bool no_reuse;   // keep no keys and values for later prompts with the same beginning
+    bool no_reuse;   // keep no keys and values once a request has ended
 } lv_engine_options;
 
 // One engine at a time for a model, which must outlive it. options may be NULL. LV_ELIMIT where the

@@ -47,7 +47,7 @@ static lv_status open_engine(describe_app *app, const input_list *inputs) {
     }
     options.queue_length = 2 * options.max_sequences;
     options.n_workers = batch ? options.n_workers : 1;
-    options.no_reuse = batch; // every picture is asked about once
+    options.no_reuse = batch; // every picture is asked about once; what is before it is shared
     app->n_sequences = options.max_sequences;
     return lv_engine_open(app->model, &options, &app->engine);
 }
