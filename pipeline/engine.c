@@ -82,12 +82,13 @@ static void fill_options(lv_engine *e) {
     o->max_sequences = or_default(o->max_sequences, is_gpu ? 64 : 16);
     o->queue_length = or_default(o->queue_length, 256);
     o->n_workers = or_default(o->n_workers, default_workers());
-    o->chunk_tokens = or_default(o->chunk_tokens, 512);
+    // A GPU's matrix products want some 2,000 rows in a pass to keep all of it busy.
+    o->chunk_tokens = or_default(o->chunk_tokens, is_gpu ? 1024 : 512);
     // A chunk has room beside a token of every sequence; its ends are ends of blocks.
     const int most = (e->max_pass_tokens - o->max_sequences) / LV_KV_BLOCK * LV_KV_BLOCK;
     o->chunk_tokens = o->chunk_tokens < most ? o->chunk_tokens : most;
     o->chunk_tokens = blocks_for(o->chunk_tokens) * LV_KV_BLOCK;
-    o->pass_tokens = or_default(o->pass_tokens, o->chunk_tokens);
+    o->pass_tokens = or_default(o->pass_tokens, is_gpu ? 2 * o->chunk_tokens : o->chunk_tokens);
     e->tiles_per_step = is_gpu ? 16 : 4;
     e->max_jobs = o->max_sequences + o->queue_length;
 }

@@ -304,8 +304,9 @@ int batch_run(describe_app *app, recorder *keeper, const input_list *inputs) {
     }
     progress_end();
     say_summary(&b);
-    if (getenv("DBG") && app->engine) { lv_engine_stats t; lv_engine_snapshot(app->engine,&t);
-    fprintf(stderr,"encode %.0f ms pass %.0f ms, all %.0f; passes %lu tokens %lu draws %lu\n", t.encode_ms,t.pass_ms,(now_s()-b.start_s)*1e3,t.n_passes,t.n_pass_tokens,t.n_tokens);}
+    if (app->options->verbose && app->engine) {
+        report_engine(app);
+    }
     if (interrupted()) { // a worker may wait long for a server: nobody waits for the worker
         recorder_close(keeper);
         _exit(EXIT_INTERRUPTED);
