@@ -106,3 +106,11 @@ lv_status lv_share_alone(lv_backend *be, int n, lv_share_body *body, void *user,
     (void)be, (void)out, (void)unit_bytes;
     return body(user, 0, n);
 }
+
+lv_status lv_check_kv_copy(lv_cache_shape cache, int from, int to) {
+    if (from < 0 || from >= cache.n_blocks || to < 0 || to >= cache.n_blocks) {
+        return lv_fail(LV_EINVAL, "block %d to block %d of a cache of %d", from, to,
+                       cache.n_blocks);
+    }
+    return LV_OK;
+}

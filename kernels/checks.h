@@ -17,6 +17,7 @@ typedef struct lv_cache_shape {
 } lv_cache_shape;
 lv_status lv_check_attention(const lv_batch *batch, const lv_attention_shape *shape,
                              lv_cache_shape cache, int layer) LV_MUST_CHECK;
+lv_status lv_check_kv_copy(lv_cache_shape cache, int from, int to) LV_MUST_CHECK; // LV_EINVAL
 
 // lv_ops.share of one device.
 lv_status lv_share_alone(lv_backend *be, int n, lv_share_body *body, void *user, void *out,

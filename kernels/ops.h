@@ -138,6 +138,8 @@ typedef struct lv_ops {
     void (*kv_free)(lv_backend *be, lv_kv *kv);
     size_t (*kv_block_bytes)(lv_backend *be, int n_layers, int n_kv_heads, int head_dim,
                              lv_dtype kv_dtype);
+    // Block `to` of all layers becomes what block `from` is.
+    lv_status (*kv_copy)(lv_backend *be, lv_kv *kv, int from, int to);
     // h = rms_norm(x) * norm; (q | k | v) = linear(h); rotate q and k (halves, as transformers);
     // append k and v to layer `layer` of the cache; q -> out_q act [n_tokens, n_heads head_dim].
     lv_status (*norm_qkv_rope_append)(lv_backend *be, const lv_batch *batch,

@@ -134,3 +134,18 @@ void lv_sequence_adopt(lv_sequence *sequence, int32_t block, int n_tokens) {
     sequence->blocks[sequence->n_blocks++] = block;
     sequence->length += n_tokens;
 }
+
+lv_status lv_sequence_copy(lv_cache *cache, lv_sequence *sequence, int32_t block, int n_tokens) {
+    assert(sequence->length % LV_KV_BLOCK == 0 && n_tokens <= LV_KV_BLOCK &&
+           sequence->n_blocks * LV_KV_BLOCK == sequence->length &&
+           sequence->n_blocks < sequence->capacity);
+    LV_TRY(lv_sequence_reserve(cache, sequence, sequence->length + 1));
+    const int32_t copy = sequence->blocks[sequence->n_blocks - 1];
+    const lv_status status = cache->be->ops->kv_copy(cache->be, cache->kv, block, copy);
+    if (status == LV_OK) {
+        sequence->length += n_tokens;
+    } else {
+        lv_sequence_truncate(cache, sequence, sequence->length);
+    }
+    return status;
+}

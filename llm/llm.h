@@ -54,6 +54,10 @@ void lv_sequence_truncate(lv_cache *cache, lv_sequence *sequence, int length); /
 // Blocks for `length` tokens in all, as lv_llm_forward takes them by itself; LV_ELIMIT where too
 // few are free, none taken then.
 lv_status lv_sequence_reserve(lv_cache *cache, lv_sequence *sequence, int length) LV_MUST_CHECK;
+// Goes on by a copy of the first n_tokens places of a block, which others may hold; LV_ELIMIT
+// where no block is free.
+lv_status lv_sequence_copy(lv_cache *cache, lv_sequence *sequence, int32_t block,
+                           int n_tokens) LV_MUST_CHECK;
 // Goes on by a block that holds the next n_tokens already; the caller's hold passes over.
 void lv_sequence_adopt(lv_sequence *sequence, int32_t block, int n_tokens);
 

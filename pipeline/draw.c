@@ -166,7 +166,7 @@ lv_status lv_job_take(lv_engine *engine, lv_job *job, int32_t token, float logpr
     }
     job->answer.n_tokens++;
     job->answer.finish = job->is_cut ? full : LV_FINISH_STOP;
-    if (is_eos(text, token)) {
+    if (is_eos(text, token) && !job->params.ignore_eos) {
         return LV_OK;
     }
     see(job, token, 1);

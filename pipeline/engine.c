@@ -82,11 +82,9 @@ static void fill_options(lv_engine *e) {
     o->max_sequences = or_default(o->max_sequences, is_gpu ? 64 : 16);
     o->queue_length = or_default(o->queue_length, 256);
     o->n_workers = or_default(o->n_workers, default_workers());
-    // On a GPU each chunk expands the decoder's weights anew: nobody waits beside a lone sequence.
-    const int at_once = is_gpu && o->max_sequences == 1 ? e->max_pass_tokens : 512;
-    o->chunk_tokens = or_default(o->chunk_tokens, at_once);
     // A chunk has room beside a token of every sequence; its ends are ends of blocks.
     const int most = (e->max_pass_tokens - o->max_sequences) / LV_KV_BLOCK * LV_KV_BLOCK;
+    o->chunk_tokens = or_default(o->chunk_tokens, is_gpu ? most : 512);
     o->chunk_tokens = o->chunk_tokens < most ? o->chunk_tokens : most;
     o->chunk_tokens = blocks_for(o->chunk_tokens) * LV_KV_BLOCK;
     o->pass_tokens = or_default(o->pass_tokens, o->chunk_tokens);

@@ -92,6 +92,10 @@ void lv_path_close(lv_path *path);
 // Gives an empty sequence what is known of the first n places.
 void lv_prefix_match(lv_prefix *prefix, const lv_timeline *timeline, int n, lv_sequence *sequence,
                      lv_path *path);
+// Then copies into a free block what a block of others', who go on in it, has in common with the
+// places that follow.
+lv_status lv_prefix_copy(lv_prefix *prefix, const lv_timeline *timeline, int n,
+                         lv_sequence *sequence, lv_path *path) LV_MUST_CHECK;
 // Takes the path back to the first n places, a multiple of a block.
 void lv_prefix_forget(lv_prefix *prefix, int n, lv_path *path);
 // Notes the full blocks of the first n places, which the sequence holds.

@@ -42,6 +42,7 @@ typedef struct lv_params {
     // LV_FINISH_LENGTH or _CONTEXT, so as to be whole within max_tokens; only where these are too
     // few for any text of the grammar it is not whole. May be shared; lives until on_done.
     const lv_grammar *grammar;
+    bool ignore_eos;      // goes on where the model would end, to measure with; not with a grammar
     bool logprobs;        // lv_piece.tokens and lv_answer.tokens are wanted
     int top_logprobs;     // with how many likeliest tokens each [0, LV_MAX_TOP_LOGPROBS]
     const char *dump_dir; // each stage's tensors as .npy (NULL: none)
@@ -120,11 +121,12 @@ typedef struct lv_engine_options { // 0: the default
     size_t kv_bytes;
     lv_dtype kv_dtype;        // LV_NONE: the backend's own; LV_F32, LV_F16, LV_I8
     size_t image_cache_bytes; // embeddings kept for pictures to come; those in use come on top
-    // A prompt is read in chunks that end at multiples of this, whatever else runs: 512, or as many
-    // as a pass takes where max_sequences is 1 on a GPU
+    // A prompt is read in chunks that end at multiples of this, whatever else runs: 512, on a GPU,
+    // whose matrix products want some thousand rows, as many as a pass takes. A step reads no more
+    // than one of a prompt.
     int chunk_tokens;
     int pass_tokens; // prompt tokens that one step reads beside answers going on: a chunk's
-    bool no_reuse;   // keep no keys and values for later prompts with the same beginning
+    bool no_reuse;   // keep no keys and values once a request has ended
 } lv_engine_options;
 
 // One engine at a time for a model, which must outlive it. options may be NULL. LV_ELIMIT where the

@@ -6,7 +6,8 @@
 // timelines share exactly the blocks of their common beginning. A sequence's last, partly filled
 // block is kept too. Such a block, or a full one that no more than one follows, is handed over to
 // the next sequence that shares its beginning: nobody else holds it, so that its rest may be
-// overwritten, and no more than 127 places are lost for it.
+// overwritten, and no more than 127 places are lost for it. Of a block that others still use the
+// common places are copied: pictures described side by side share the words in front of them.
 //
 // Blocks that no sequence holds are given up from the least recently used on, the end of a timeline
 // before its beginning.
@@ -18,6 +19,7 @@
 #define PLACE_BYTES (2 * sizeof(int32_t))
 #define MAX_ENTRY_BYTES (PLACE_BYTES + LV_HASH_BYTES)
 
+enum { LEAST_COPIED = 8 };
 enum { TAG_TOKEN, TAG_NEXT_ROW, TAG_PICTURE }; // a row after the one before; a row, picture named
 
 struct lv_node {
@@ -305,28 +307,43 @@ static lv_node *only_leaf(const lv_prefix *p, const lv_node *node) {
     return at && at->is_listed ? at : NULL;
 }
 
-// The block that shares most of the next n places and may be handed over; *out_n: how many.
-static lv_node *best_tail(const lv_prefix *p, const lv_timeline *t, const lv_path *path, int n,
-                          int *out_n) {
+typedef struct beginning {
+    lv_node *node; // NULL: none
+    int n;         // places shared
+} beginning;
+
+// The blocks that share most of the next places, up to place n: of those that may be handed over,
+// and of all.
+static void find_tails(const lv_prefix *p, const lv_timeline *t, const lv_path *path, int n,
+                       beginning *out_free, beginning *out_any) {
     uint8_t entries[LV_KV_BLOCK * MAX_ENTRY_BYTES];
-    const size_t n_bytes = write_entries(t, path->n * LV_KV_BLOCK, n, entries);
-    lv_node *best = NULL;
-    *out_n = 0;
+    const int first = path->n * LV_KV_BLOCK, n_left = n - first;
+    *out_free = *out_any = (beginning){0};
+    if (n_left <= 0) {
+        return;
+    }
+    const size_t n_bytes =
+        write_entries(t, first, n_left < LV_KV_BLOCK ? n_left : LV_KV_BLOCK, entries);
     for (lv_node *at = p->by_parent[bucket_of(p, &path->name)]; at; at = at->next_in_parent) {
-        if ((at->is_listed || only_leaf(p, at)) && is_same(&at->parent_name, &path->name)) {
-            const int shared = common_places(at->entries, at->n_bytes, entries, n_bytes);
-            best = shared > *out_n ? at : best;
-            *out_n = shared > *out_n ? shared : *out_n;
+        if (is_same(&at->parent_name, &path->name)) {
+            const beginning found = {at, common_places(at->entries, at->n_bytes, entries, n_bytes)};
+            const bool is_free = at->is_listed || only_leaf(p, at);
+            *out_free = is_free && found.n > out_free->n ? found : *out_free;
+            *out_any = found.n > out_any->n ? found : *out_any;
         }
     }
-    return best;
+}
+
+// Copying a block costs about as much as reading a few places.
+static bool is_copy_better(beginning free_one, beginning any) {
+    return any.n >= free_one.n + LEAST_COPIED;
 }
 
 void lv_prefix_match(lv_prefix *p, const lv_timeline *t, int n, lv_sequence *sequence,
                      lv_path *path) {
     uint8_t entries[LV_KV_BLOCK * MAX_ENTRY_BYTES];
     lv_hash name;
-    int n_shared;
+    beginning free_one, any;
     while ((path->n + 1) * LV_KV_BLOCK <= n) {
         const size_t n_bytes = write_entries(t, path->n * LV_KV_BLOCK, LV_KV_BLOCK, entries);
         if (!name_block(&path->name, entries, n_bytes, &name)) {
@@ -340,20 +357,29 @@ void lv_prefix_match(lv_prefix *p, const lv_timeline *t, int n, lv_sequence *seq
         lv_cache_hold(p->cache, node->block);
         lv_sequence_adopt(sequence, node->block, LV_KV_BLOCK);
     }
-    const int n_left = n - path->n * LV_KV_BLOCK;
-    lv_node *tail =
-        n_left > 0 ? best_tail(p, t, path, n_left < LV_KV_BLOCK ? n_left : LV_KV_BLOCK, &n_shared)
-                   : NULL;
-    if (tail) {
-        const int32_t block = tail->block;
-        lv_node *child = only_leaf(p, tail);
+    find_tails(p, t, path, n, &free_one, &any);
+    if (free_one.node && !is_copy_better(free_one, any)) {
+        const int32_t block = free_one.node->block;
+        lv_node *child = only_leaf(p, free_one.node);
         lv_cache_hold(p->cache, block);
         if (child) {
             drop(p, child);
         }
-        drop(p, tail);
-        lv_sequence_adopt(sequence, block, n_shared);
+        drop(p, free_one.node);
+        lv_sequence_adopt(sequence, block, free_one.n);
     }
+}
+
+lv_status lv_prefix_copy(lv_prefix *p, const lv_timeline *t, int n, lv_sequence *sequence,
+                         lv_path *path) {
+    beginning free_one, any;
+    if (sequence->length != path->n * LV_KV_BLOCK) {
+        return LV_OK; // a block has been handed over
+    }
+    find_tails(p, t, path, n, &free_one, &any);
+    return is_copy_better(free_one, any)
+               ? lv_sequence_copy(p->cache, sequence, any.node->block, any.n)
+               : LV_OK;
 }
 
 void lv_prefix_forget(lv_prefix *p, int n, lv_path *path) {

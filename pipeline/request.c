@@ -33,6 +33,9 @@ static lv_status check_params(const lv_params *p) {
         return lv_fail(LV_EINVAL, "repetition_penalty is %g; expected 0.01 to 10",
                        (double)p->repetition_penalty);
     }
+    if (p->ignore_eos && p->grammar) {
+        return lv_fail(LV_EINVAL, "ignore_eos does not go with a grammar, which says where to end");
+    }
     for (int i = 0; i < p->n_stop; i++) {
         if (strlen(p->stop[i]) > LV_MAX_STOP_BYTES) {
             return lv_fail(LV_EINVAL, "a stop string of %zu bytes; at most %d", strlen(p->stop[i]),

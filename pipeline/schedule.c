@@ -30,8 +30,8 @@ static bool reads_prompt(const lv_job *job) {
     return job->sequence.length < job->n_prompt;
 }
 
-static bool reuses(const lv_engine *e, const lv_job *job) {
-    return !e->options.no_reuse && !job->params.dump_dir;
+static bool reuses(const lv_job *job) {
+    return !job->params.dump_dir;
 }
 
 // --- leaving -------------------------------------------------------------------------------------
@@ -48,7 +48,10 @@ static void release_pictures(lv_engine *e, lv_job *job) {
 // Leaves what the cache holds of the first n places to others.
 static void close_sequence(lv_engine *e, lv_job *job, int n) {
     const lv_timeline timeline = timeline_of(job);
-    if (reuses(e, job) && job->path.nodes) {
+    if (job->path.nodes && e->options.no_reuse) {
+        lv_prefix_forget(e->prefix, 0, &job->path);
+        lv_prefix_make_room(e->prefix, INT32_MAX); // nothing is kept that nobody uses
+    } else if (job->path.nodes && reuses(job)) {
         lv_prefix_leave(e->prefix, &timeline, n, &job->sequence, &job->path);
     }
     lv_path_close(&job->path);
@@ -172,12 +175,16 @@ static bool admit_one(lv_engine *e, lv_job *job) {
         return false; // plain without looking what it could reuse
     }
     lv_status status = open_sequence(e, job);
-    if (status == LV_OK && reuses(e, job)) {
+    if (status == LV_OK && reuses(job)) {
         reuse(e, job);
     }
     const int n_blocks = blocks_for(job->n_known + 1) - job->sequence.n_blocks;
     const bool has_room =
         status != LV_OK || lv_prefix_make_room(e->prefix, n_blocks + e->n_running);
+    if (status == LV_OK && has_room && reuses(job) && !job->was_admitted) {
+        const lv_timeline timeline = timeline_of(job);
+        status = lv_prefix_copy(e->prefix, &timeline, job->n_known - 1, &job->sequence, &job->path);
+    }
     if (status == LV_OK && has_room) {
         status = lv_sequence_reserve(e->cache, &job->sequence, job->n_known + 1);
     }
@@ -421,7 +428,7 @@ static void note_read(lv_engine *e, lv_job *job) {
             job->slots[index] = -1;
         }
     }
-    if (reuses(e, job)) {
+    if (reuses(job)) {
         lv_prefix_keep(e->prefix, &timeline, n_sure(job), &job->sequence, &job->path);
     }
 }

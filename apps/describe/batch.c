@@ -304,6 +304,9 @@ int batch_run(describe_app *app, recorder *keeper, const input_list *inputs) {
     }
     progress_end();
     say_summary(&b);
+    if (app->options->verbose && app->engine) {
+        report_engine(app);
+    }
     if (interrupted()) { // a worker may wait long for a server: nobody waits for the worker
         recorder_close(keeper);
         _exit(EXIT_INTERRUPTED);

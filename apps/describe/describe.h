@@ -160,6 +160,7 @@ int answer_question(describe_app *app, const describe_input *inputs, int n, bool
 
 // Lines of -v.
 void report_model(const describe_app *app);
+void report_engine(const describe_app *app); // after many pictures
 void report_answer(const char *label, const lv_picture_info *infos, int n, const lv_answer *answer);
 
 // One JSON line; the caller frees it.

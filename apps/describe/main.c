@@ -65,7 +65,7 @@ static lv_status open_engine(describe_app *app, const input_list *inputs) {
     }
     options.queue_length = 2 * options.max_sequences;
     options.n_workers = batch ? options.n_workers : 1;
-    options.no_reuse = batch; // every picture is asked about once
+    options.no_reuse = batch; // every picture is asked about once; what is before it is shared
     if (!batch && !app->options->chat && !options.image_cache_bytes) {
         options.image_cache_bytes = 1; // no further picture comes
     }

@@ -84,6 +84,8 @@ static const option_spec specs[] = {
      "lower what was said, by how often"},
     {NULL, 0, "seed", "N", SEED, AT(params.seed), 0, 0, "the same seed draws the same answer"},
     {NULL, 0, "stop", "TEXT", TEXTS, AT(stops), 0, 0, "end before TEXT (may be repeated)"},
+    {NULL, 0, "ignore-eos", NULL, FLAG, AT(params.ignore_eos), 0, 0,
+     "go on to --max-tokens whatever the model says: to measure with"},
     {NULL, 0, "json-schema", "FILE", NAME, AT(json_schema), 0, 0,
      "answer in JSON as the JSON schema in FILE asks"},
 
@@ -434,8 +436,8 @@ static bool check_together(const describe_options *o) {
         wrong = "--chat goes with neither --json nor --together";
     } else if (o->quiet && o->verbose) {
         wrong = "-q and -v are opposites";
-    } else if (o->json_schema && o->stops.n) {
-        wrong = "--json-schema says itself where an answer ends: --stop would break it off";
+    } else if (o->json_schema && (o->stops.n || o->params.ignore_eos)) {
+        wrong = "--json-schema says itself where an answer ends: not with --stop or --ignore-eos";
     } else if (o->params.dump_dir && !o->together && (o->inputs.n > 1 || o->files_from)) {
         wrong = "--dump-tensors takes one question: one picture, or several --together";
     } else if (o->model.device && !is_device(o->model.device)) {
@@ -515,8 +517,8 @@ static bool check_server(const describe_options *o) {
     const lv_model_options *m = &o->model;
     const usage_rule rules[] = {
         {!o->server && o->api_key, "--api-key goes with --server"},
-        {o->server && (o->pull || o->chat || o->params.dump_dir),
-         "--server goes with neither --pull nor --chat nor --dump-tensors"},
+        {o->server && (o->pull || o->chat || o->params.dump_dir || o->params.ignore_eos),
+         "--server goes with neither --pull nor --chat nor --dump-tensors nor --ignore-eos"},
         {o->server && (m->vision_model || m->device || m->tp || m->n_threads || m->template_name ||
                        m->session_len || o->has_rope || o->engine.kv_dtype || o->engine.kv_bytes ||
                        o->engine.cache_max_entry_count > 0 || o->engine.max_sequences),

@@ -42,6 +42,19 @@ void report_model(const describe_app *app) {
     }
 }
 
+void report_engine(const describe_app *app) {
+    lv_engine_stats stats;
+    lv_engine_snapshot(app->engine, &stats);
+    double n_passes = stats.n_passes > 0 ? (double)stats.n_passes : 1;
+    fprintf(stderr,
+            "engine    saw %llu pictures in %.2f s; %llu passes of %.0f tokens each in %.2f s; "
+            "%llu of %llu prompt tokens shared\n",
+            (unsigned long long)stats.n_images, stats.encode_ms / 1e3,
+            (unsigned long long)stats.n_passes, (double)stats.n_pass_tokens / n_passes,
+            stats.pass_ms / 1e3, (unsigned long long)stats.n_reused_tokens,
+            (unsigned long long)stats.n_prompt_tokens);
+}
+
 static void stage(const char *name, double ms, int n_tokens) {
     fprintf(stderr, "  %-12s %9.1f ms", name, ms);
     if (n_tokens > 0 && ms > 0) {

@@ -223,8 +223,10 @@ static void image_head(const lv_cpu *cpu, const float *qkv, int n_rows, int n_he
     }
     for (int row0 = 0; row0 < n_rows; row0 += MAX_ROWS) {
         int n = n_rows - row0 < MAX_ROWS ? n_rows - row0 : MAX_ROWS;
-        for (int i = 0; i < n * hd; i++) {
-            q[i] = qkv[(row0 + i / hd) * 3 * d + i % hd] * factor;
+        for (int r = 0; r < n; r++) {
+            for (int i = 0; i < hd; i++) {
+                q[r * hd + i] = qkv[(row0 + r) * 3 * d + i] * factor;
+            }
         }
         memset(scores, 0, (size_t)(n * stride) * sizeof(float));
         cpu->vector->gemm(n, (int)stride, hd, q, hd, LV_F32, key, stride, scores, stride);

@@ -141,6 +141,7 @@ static void shared_ops(lv_ops *ops) {
     ops->kv_create = lv_cpu_kv_create;
     ops->kv_free = lv_cpu_kv_free;
     ops->kv_block_bytes = lv_cpu_kv_block_bytes;
+    ops->kv_copy = lv_cpu_kv_copy;
     ops->sample = lv_cpu_sample;
     ops->collect = lv_cpu_collect;
     ops->close = cpu_close;

@@ -169,6 +169,7 @@ lv_status lv_cpu_kv_create(lv_backend *be, int n_layers, int n_kv_heads, int hea
 void lv_cpu_kv_free(lv_backend *be, lv_kv *kv);
 size_t lv_cpu_kv_block_bytes(lv_backend *be, int n_layers, int n_kv_heads, int head_dim,
                              lv_dtype kv_dtype);
+lv_status lv_cpu_kv_copy(lv_backend *be, lv_kv *kv, int from, int to);
 lv_status lv_cpu_sample(lv_backend *be, float *logits, int n_rows, int vocab,
                         const lv_sampling *rows, int32_t *tokens, float *logprobs);
 lv_status lv_cpu_collect(lv_backend *be, int32_t *tokens, float *logprobs);

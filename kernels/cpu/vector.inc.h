@@ -409,7 +409,8 @@ static void quantise(const float *x, int n_in, int block, int r, int n_r, int16_
     for (int b = 0; b < n_in / block; b++) {
         const float *xb = x + (ptrdiff_t)b * block;
         int16_t *qb = q + ((ptrdiff_t)b * block / 2 * n_r + r) * 2;
-        float max = 0, bad = 0;
+        float max = 0, bad = 0; // exact in any order; bad is 0 or NaN
+#pragma omp simd reduction(max : max) reduction(+ : bad)
         for (int i = 0; i < block; i++) {
             float a = fabsf(xb[i]);
             max = a > max ? a : max;
@@ -417,15 +418,16 @@ static void quantise(const float *x, int n_in, int block, int r, int n_r, int16_
         }
         // Below the smallest normal number 1 / scale could overflow: such a block is 0.
         float inverse = max > 1e-30f && bad == 0.0f ? 32767.0f / max : 0;
-        int32_t sum = 0, rounded[LV_INT4_MAX_BLOCK];
-        for (int i = 0; i < block; i++) {
-            float t = xb[i] * inverse;
-            rounded[i] = bad == 0.0f ? (int32_t)rintf(t) : 0;
-            sum += rounded[i];
+        int16_t rounded[LV_INT4_MAX_BLOCK] = {0};
+        int32_t sum = 0, pairs[LV_INT4_MAX_BLOCK / 2];
+        for (int i = 0; bad == 0.0f && i < block; i++) {
+            int32_t whole = (int32_t)rintf(xb[i] * inverse);
+            rounded[i] = (int16_t)whole;
+            sum += whole;
         }
-        for (int i = 0; i < block; i += 2) {
-            qb[(ptrdiff_t)i * n_r] = (int16_t)rounded[i];
-            qb[(ptrdiff_t)i * n_r + 1] = (int16_t)rounded[i + 1];
+        memcpy(pairs, rounded, sizeof pairs);
+        for (int i = 0; i < block / 2; i++, qb += 2 * (ptrdiff_t)n_r) {
+            memcpy(qb, &pairs[i], sizeof *pairs);
         }
         scales[b * n_r + r] = bad == 0.0f ? max / 32767.0f : NAN;
         sums[b * n_r + r] = sum;

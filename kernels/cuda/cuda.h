@@ -345,6 +345,7 @@ lv_status lv_cuda_kv_create(lv_backend *be, int n_layers, int n_kv_heads, int he
 void lv_cuda_kv_free(lv_backend *be, lv_kv *kv);
 size_t lv_cuda_kv_block_bytes(lv_backend *be, int n_layers, int n_kv_heads, int head_dim,
                               lv_dtype kv_dtype);
+lv_status lv_cuda_kv_copy(lv_backend *be, lv_kv *kv, int from, int to);
 // kv_new of the sequences in tiles -> the cache.
 lv_status lv_cuda_kv_append(lv_cuda *cuda, const lv_device_batch *batch, const void *kv_new,
                             const lv_kv *kv, int layer) LV_MUST_CHECK;

@@ -236,6 +236,7 @@ static void set_ops(lv_ops *ops) {
                     .kv_create = lv_cuda_kv_create,
                     .kv_free = lv_cuda_kv_free,
                     .kv_block_bytes = lv_cuda_kv_block_bytes,
+                    .kv_copy = lv_cuda_kv_copy,
                     .norm_qkv_rope_append = lv_cuda_norm_qkv_rope_append,
                     .attention = lv_cuda_attention,
                     .norm_gate_up_silu = lv_cuda_norm_gate_up_silu,

@@ -16,6 +16,7 @@
 #define APPEND_WARPS 8
 #define APPEND_THREADS 256
 #define APPEND_CHUNKS 4 // loads of a thread on their way at once
+#define COPY_THREADS 256
 
 // --- the cache ----------------------------------------------------------------------------------
 
@@ -123,6 +124,33 @@ void lv_cuda_kv_free(lv_backend *be, lv_kv *kv) {
         lv_cuda_free(be, kv->arrived);
         free(kv);
     }
+}
+
+// --- copies -------------------------------------------------------------------------------------
+
+// A block of every layer: layers across y. 7B in i8: 17 MB read and as much written, 8 us.
+__global__ void __launch_bounds__(COPY_THREADS)
+    copy_block(uint4 *data, const size_t layer_stride, const int n, const size_t from,
+               const size_t to) {
+    uint4 *layer = data + blockIdx.y * layer_stride;
+    const int i = (int)(blockIdx.x * COPY_THREADS + threadIdx.x);
+    lv_launch_next();
+    lv_wait_previous();
+    if (i < n) {
+        layer[to * (size_t)n + (size_t)i] = layer[from * (size_t)n + (size_t)i];
+    }
+}
+
+lv_status lv_cuda_kv_copy(lv_backend *be, lv_kv *kv, int from, int to) {
+    const lv_cache_shape cache = {kv->n_layers, kv->n_kv_heads, kv->head_dim, kv->n_blocks};
+    LV_TRY(lv_check_kv_copy(cache, from, to));
+    // A page is 64 rows of an even number of bytes: whole words of 16.
+    const size_t n = 2 * (size_t)kv->n_kv_heads * kv->page_bytes / sizeof(uint4);
+    return lv_launch(
+        (lv_cuda *)be, "copy a block of the KV cache", copy_block,
+        dim3((unsigned)((n + COPY_THREADS - 1) / COPY_THREADS), (unsigned)kv->n_layers),
+        dim3(COPY_THREADS), 0, (uint4 *)kv->data, (size_t)kv->n_blocks * n, (int)n, (size_t)from,
+        (size_t)to);
 }
 
 // --- append -------------------------------------------------------------------------------------

@@ -502,6 +502,22 @@ static size_t group_kv_block_bytes(lv_backend *be, int n_layers, int n_kv_heads,
            one->ops->kv_block_bytes(one, n_layers, first[1] - first[0], head_dim, kv_dtype);
 }
 
+typedef struct copy_call {
+    lv_kv *kv;
+    int from, to;
+} copy_call;
+
+static lv_status kv_copy_one(lv_group *g, int i, const void *call) {
+    const copy_call *c = call;
+    lv_backend *be = member_of(g, i);
+    return be->ops->kv_copy(be, kv_of(c->kv, i), c->from, c->to);
+}
+
+static lv_status group_kv_copy(lv_backend *be, lv_kv *kv, int from, int to) {
+    const copy_call call = {kv, from, to};
+    return lv_team_run((lv_group *)be, kv_copy_one, &call);
+}
+
 typedef struct attention_call {
     const lv_batch *batch;
     const lv_attention_shape *shape;
@@ -665,6 +681,7 @@ void lv_group_ops(lv_ops *ops) {
                     .embed = group_embed,
                     .kv_create = group_kv_create,
                     .kv_free = group_kv_free,
+                    .kv_copy = group_kv_copy,
                     .kv_block_bytes = group_kv_block_bytes,
                     .norm_qkv_rope_append = group_norm_qkv_rope_append,
                     .attention = group_attention,

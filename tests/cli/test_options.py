@@ -72,6 +72,7 @@ class Options(Case):
         self.refused("--files-from", "-", "-", naming="standard input")
         self.refused("--chat", "-", naming="standard input")
         self.refused("--chat", "--json", naming="--json")
+        self.refused("--json-schema", "s.json", "--ignore-eos", "good.png", naming="--ignore-eos")
         self.refused("-0", "good.png", naming="--files-from")
         self.refused("-q", "-v", "good.png", naming="opposites")
         self.refused("--dump-tensors", "d", "good.png", "good.png", naming="--together")

@@ -117,6 +117,13 @@ class Output(Case):
         self.assertEqual(answer(*hot, "7"), answer(*hot, "7"))
         self.assertNotEqual(answer(*hot, "7"), answer(*hot, "8"))
 
+    def test_ignore_eos(self):
+        for prompt in ("a", "b", "c"):
+            answer, = self.objects(self.describe("--json", "--max-tokens", "150", "--ignore-eos", "-p",
+                                                 prompt, "good.png", env={"LLAVA_MODEL": ""}))
+            self.assertEqual((answer["finish_reason"], answer["usage"]["completion_tokens"]),
+                             ("length", 150))
+
     def test_stop(self):
         whole = self.run_describe("-q", "good.png").out.strip()
         cut = self.run_describe("-q", "--stop", whole[2:5], "good.png").out.strip()

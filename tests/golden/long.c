@@ -1,4 +1,4 @@
-// Perplexity past the trained length: the demo model reads 6,144 tokens of a conversation of its
+// Perplexity past the trained length: the demo model reads 8,192 tokens of a conversation of its
 // own kind. Frequencies scaled for that length keep it sane there; unscaled ones do not.
 #include "golden.h"
 

@@ -481,6 +481,35 @@ static void test_images(lv_backend *be, lv_backend *cpu) {
     }
 }
 
+// A copied block is what the other one is in every layer; all else stays.
+static void test_copies(lv_backend *be, lv_dtype kv_dtype, int n_heads, int head_dim) {
+    enum { N_LAYERS = 3, N_BLOCKS = 5, FROM = 3, TO = 1 };
+    lv_kv *kv;
+    CHECK_OK(be->ops->kv_create(be, N_LAYERS, n_heads, head_dim, N_BLOCKS, kv_dtype, &kv));
+    const size_t block_bytes = kv->n_bytes / (N_LAYERS * N_BLOCKS);
+    uint8_t *want = malloc(kv->n_bytes), *got = malloc(kv->n_bytes);
+    for (size_t i = 0; i < kv->n_bytes; i++) {
+        want[i] = (uint8_t)rng();
+    }
+    CHECK_OK(be->ops->upload(be, kv->data, want, kv->n_bytes));
+    CHECK_OK(be->ops->kv_copy(be, kv, FROM, TO));
+    CHECK_OK(be->ops->download(be, got, kv->data, kv->n_bytes));
+    for (size_t i = 0; i < N_LAYERS; i++) {
+        memcpy(want + (i * N_BLOCKS + TO) * block_bytes, want + (i * N_BLOCKS + FROM) * block_bytes,
+               block_bytes);
+    }
+    for (size_t i = 0; i < N_LAYERS * N_BLOCKS; i++) {
+        CHECK(memcmp(got + i * block_bytes, want + i * block_bytes, block_bytes) == 0,
+              "%d heads of %d, %s: layer %zu, block %zu after a copy of %d to %d", n_heads,
+              head_dim, lv_dtype_name(kv_dtype), i / N_BLOCKS, i % N_BLOCKS, FROM, TO);
+    }
+    CHECK_STATUS(be->ops->kv_copy(be, kv, N_BLOCKS, 0), LV_EINVAL);
+    CHECK_STATUS(be->ops->kv_copy(be, kv, 0, -1), LV_EINVAL);
+    be->ops->kv_free(be, kv);
+    free(want);
+    free(got);
+}
+
 int main(int argc, char **argv) {
     static const lv_dtype dtypes[] = {LV_F16, LV_I8};
     lv_backend *be = open_cuda(), *cpu = open_reference();
@@ -507,6 +536,8 @@ int main(int argc, char **argv) {
         test_batches(be, (lv_attention_shape){8, 8, 128, 0}, dtypes[d]);
         test_batches(be, (lv_attention_shape){8, 2, 64, 200}, dtypes[d]);
         test_batches(be, (lv_attention_shape){2, 2, 32, 0}, dtypes[d]);
+        test_copies(be, dtypes[d], 32, 128);
+        test_copies(be, dtypes[d], 3, 6);
     }
     test_images(be, cpu);
     lv_backend_close(be);

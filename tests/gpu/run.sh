@@ -1,14 +1,17 @@
 #!/usr/bin/env bash
 # All tests and measurements that want a GPU, in one go, with a table at the end.
 #
-#   tests/gpu/run.sh [PART...]     of tests bench describe full-size sanitizer; without any, all
+#   tests/gpu/run.sh [PART...]     of tests bench describe folder full-size sanitizer; without any, all
 #
 # BUILD    a build folder (default: build, made where it has no programs). Programs built elsewhere
 #          do: this uses neither CMake nor the paths in it.
 # OUT      where logs go (default: $BUILD/gpu-logs)
-# SCRATCH  where models of 4.5 GB (bench, describe) and 14 GB (full-size) may lie for the time being
-#          (default: the temporary folder; full-size looks for itself)
+# SCRATCH  where models of 4.5 GB (bench, describe, folder) and 14 GB (full-size) may lie for the
+#          time being (default: the temporary folder; full-size looks for itself)
 # MODEL    shapes of bench and describe (default: llava-1.6-7b)
+# WRITE    how models are written: --dense for an f16 decoder (14 GB)
+# FOLDER   further options of describe in folder, as --max-batch-size 96
+# FOLDER_MODEL, DEVICE  its one model, instead of both; its device (cuda)
 # BENCH    further options of llava-bench, as --stages decode --batches 1
 # JOBS     tests at once (default: 4)
 set -uo pipefail
@@ -116,10 +119,11 @@ sanitizer() {
 # --- speeds -----------------------------------------------------------------------------------------
 
 # The synthetic checkpoint that bench and describe share; sets $checkpoint.
-write_model() {
+write_model() { # of $model
     checkpoint=$scratch/$model
     [ -d "$checkpoint" ] && return
-    "$build/bin/llava-bench" --synthetic "$model" --write "$checkpoint" \
+    # shellcheck disable=SC2086 # several options
+    "$build/bin/llava-bench" --synthetic "$model" ${WRITE:-} --write "$checkpoint" \
         --tokenizer "$root/tests/golden/tokenizer/small.model"
 }
 
@@ -158,6 +162,37 @@ Image.open(sys.argv[1]).convert("RGB").resize((1024, 899)).save(sys.argv[2], qua
     tail -22 "$out/describe.log"
 }
 
+# Many pictures in one run of describe: folder_of MODEL PICTURES TOKENS; 640 x 480 JPEGs, each another
+# one, each answered in so many tokens whatever the random weights say. The rate is describe's own,
+# from the first picture handed over to the last record written: it leaves loading out.
+folder_of() {
+    local model=$1 n=$2 n_tokens=$3 start status summary written log=$out/folder-$1.log
+    local pictures=$scratch/pictures output=$scratch/captions-$1.jsonl
+    write_model || { row folder "$model" FAILED 0 "not written"; return; }
+    [ "$(find "$pictures" -name '*.jpg' 2>/dev/null | wc -l)" = "$n" ] ||
+        python3 -B "$root/tests/speed/pictures.py" "$pictures" "$n" || {
+        row folder "$model" FAILED 0 "no pictures: is Pillow there?"
+        return
+    }
+    start=$EPOCHREALTIME
+    # shellcheck disable=SC2086 # several options
+    "$build/bin/describe" -v --device "${DEVICE:-cuda}" --model "$checkpoint" --quant-policy 8 \
+        --ignore-eos --max-tokens "$n_tokens" --output "$output" ${FOLDER:-} "$pictures" 2>"$log"
+    status=$?
+    written=$(grep -c "\"completion_tokens\":$n_tokens[,}]" "$output" 2>/dev/null)
+    [ "$status" != 0 ] || [ "$written" = "$n" ] || status=1
+    summary=$(sed -n 's/^describe: described .* (\(.*\)).*/\1/p' "$log")
+    row folder "$model, $n pictures" "$(result "$status")" "$(seconds_since "$start")" \
+        "$summary, $n_tokens tokens each, KV8${WRITE:+ $WRITE}${FOLDER:+ $FOLDER}"
+    grep -E '^(device|cache|on it|memory|engine|describe:)' "$log" | tail -8
+    rm -f -- "$output"
+}
+
+folder() {
+    folder_of "${FOLDER_MODEL:-llava-1.5-7b}" 256 64
+    [ -n "${FOLDER_MODEL:-}" ] || folder_of llava-1.6-7b 256 128
+}
+
 full_size() {
     local start=$EPOCHREALTIME status
     "$root/tests/gpu/full_size/full_size.py" "$build/tests/test_gpu_full_size" \
@@ -168,13 +203,13 @@ full_size() {
 
 find_libraries
 compile
-[ $# -gt 0 ] || set -- tests bench describe full-size sanitizer
+[ $# -gt 0 ] || set -- tests bench describe folder full-size sanitizer
 for part in "$@"; do
     case $part in
-    tests | bench | describe | sanitizer) "$part" ;;
+    tests | bench | describe | folder | sanitizer) "$part" ;;
     full-size) full_size ;;
     *)
-        echo "run.sh: $part: expected tests, bench, describe, full-size or sanitizer" >&2
+        echo "run.sh: $part: expected tests, bench, describe, folder, full-size or sanitizer" >&2
         exit 2
         ;;
     esac

@@ -3,6 +3,8 @@
 // that do not depend on the batch or the threads.
 #include "tests/unit/kernels_util.h"
 
+#include "kernels/cpu/cpu.h"
+
 #define MAX_BLOCKS 4
 #define N_BLOCKS 13
 
@@ -294,6 +296,28 @@ static void test_image_attention(lv_backend *ref, lv_backend *be, const char *na
     }
 }
 
+// A copied block is what the other one is in every layer; all else stays.
+static void test_copies(lv_backend *be, lv_dtype kv_dtype) {
+    enum { N_LAYERS = 3, N_PLACES = 5, FROM = 3, TO = 1 };
+    lv_kv *kv = NULL;
+    CHECK_OK(be->ops->kv_create(be, N_LAYERS, 3, 6, N_PLACES, kv_dtype, &kv));
+    const size_t block_bytes = 2 * 3 * kv->page_bytes, n_bytes = N_LAYERS * N_PLACES * block_bytes;
+    uint8_t *want = malloc(n_bytes);
+    for (size_t i = 0; i < n_bytes; i++) {
+        want[i] = kv->data[i] = (uint8_t)rng();
+    }
+    CHECK_OK(be->ops->kv_copy(be, kv, FROM, TO));
+    for (size_t i = 0; i < N_LAYERS; i++) {
+        memcpy(want + (i * N_PLACES + TO) * block_bytes, want + (i * N_PLACES + FROM) * block_bytes,
+               block_bytes);
+    }
+    CHECK(memcmp(kv->data, want, n_bytes) == 0, "%s: a block copied", lv_dtype_name(kv_dtype));
+    CHECK_STATUS(be->ops->kv_copy(be, kv, N_PLACES, 0), LV_EINVAL);
+    CHECK_STATUS(be->ops->kv_copy(be, kv, 0, -1), LV_EINVAL);
+    be->ops->kv_free(be, kv);
+    free(want);
+}
+
 static void test_refusals(lv_backend *be) {
     lv_kv *kv = NULL;
     lv_attention_shape shape = {2, 1, 8, 0};
@@ -354,6 +378,9 @@ int main(void) {
     }
     test_i8_rounding(ref, "reference");
     test_refusals(ref);
+    test_copies(ref, LV_F32);
+    test_copies(ref, LV_F16);
+    test_copies(ref, LV_I8);
     for (int isa = 0; isa < N_ISAS; isa++) {
         lv_backend_close(be[isa][0]);
         lv_backend_close(be[isa][1]);

@@ -68,6 +68,44 @@ static void test_differences(void) {
     lv_engine_close(engine);
 }
 
+// Questions about other pictures at the same time share the words in front of them, in a block that
+// both go on in; where nothing is kept, too, but then only while another one runs.
+static void test_side_by_side(bool no_reuse) {
+    lv_engine *engine = open_engine(model, &(lv_engine_options){.no_reuse = no_reuse});
+    lv_grammar *endless = long_grammar(300);
+    const lv_params going_on = {.max_tokens = 1500, .grammar = endless},
+                    params = {.max_tokens = 12};
+    outcome alone, running = {0}, beside, after;
+    ask_and_wait(engine, &alone, first_question, pictures + 1, 1, &params);
+    CHECK(alone.answer.n_reused_tokens == 0, "%d", alone.answer.n_reused_tokens);
+    lv_engine_close(engine);
+
+    engine = open_engine(model, &(lv_engine_options){.no_reuse = no_reuse});
+    CHECK_OK(ask(engine, &running, first_question, pictures, 1, &going_on));
+    while (stats_of(engine).n_tokens < 3) {
+        usleep(1000);
+    }
+    ask_and_wait(engine, &beside, first_question, pictures + 1, 1, &params);
+    const int n_shared = beside.answer.n_reused_tokens;
+    CHECK(n_shared >= 8 && n_shared < LV_KV_BLOCK, "%d tokens shared", n_shared);
+    CHECK(strcmp(beside.answer.text, alone.answer.text) == 0, "\"%s\", alone \"%s\"",
+          beside.answer.text, alone.answer.text);
+    lv_engine_cancel(engine, running.id);
+    outcome_wait(&running);
+    ask_and_wait(engine, &after, first_question, pictures + 2, 1, &params);
+    CHECK(after.answer.n_reused_tokens == (no_reuse ? 0 : n_shared), "%d tokens shared afterwards",
+          after.answer.n_reused_tokens);
+    const lv_engine_stats stats = stats_of(engine);
+    CHECK(stats.n_kv_used == 0 && (stats.n_kv_kept == 0) == no_reuse, "%d blocks used, %d kept",
+          stats.n_kv_used, stats.n_kv_kept);
+    lv_engine_close(engine);
+    lv_grammar_free(endless);
+    outcome_free(&alone);
+    outcome_free(&running);
+    outcome_free(&beside);
+    outcome_free(&after);
+}
+
 // A conversation of many turns: each question reads its own words and the last answer's end.
 static void test_turns(void) {
     enum { N_TURNS = 12 };
@@ -195,6 +233,8 @@ int main(void) {
         }
         test_second_question();
         test_differences();
+        test_side_by_side(false);
+        test_side_by_side(true);
         test_turns();
         test_giving_up();
         test_frequencies();
