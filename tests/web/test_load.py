@@ -5,12 +5,17 @@ many streams are held open (default 500).
 """
 
 import concurrent.futures
+import json
 import os
 import random
+import re
 import resource
 import selectors
+import shutil
 import signal
 import socket
+import subprocess
+import tempfile
 import threading
 import time
 import unittest
@@ -62,6 +67,21 @@ class Vanished(Case):
             self.check_slot_free(time.monotonic())
             connection.close()
 
+    def test_within_one_step(self):
+        """Of 16 answers made together, no pass more is made than the one under way when their client goes."""
+        for stream in (True, False):
+            passes = []
+            for seed in range(15):
+                connection = self.server.send_chat(user("Tell me all."), n=16, seed=seed, **{**LONG, "stream": stream})
+                self.server.wait_for(lambda: self.server.metric("running") == 16)
+                time.sleep(0.05)  # a pass of theirs is under way
+                before = self.server.metric("passes_total")
+                connection.close()
+                self.server.wait_for(lambda: self.server.metric("running") == 0)
+                passes.append(self.server.metric("passes_total") - before)
+            print(f"passes after the client went (stream: {stream}):", *(f"{n:.0f}" for n in sorted(passes)))
+            self.assertLessEqual(sorted(passes)[len(passes) // 2], 1, passes)
+
     def test_in_the_queue(self):
         server = self.start("--max-batch-size", "1")
         first = server.send_chat(user("Tell me all."), seed=1, **LONG)
@@ -109,6 +129,48 @@ class Pings(Case):
             self.assertIn(b'data: {"error":', data)
         good.close()
         waiting.close()
+
+
+WRK = """
+wrk.method = "POST"
+wrk.headers["Content-Type"] = "application/json"
+local bodies, i, n = {}, 0, 0
+for line in io.lines(os.getenv("WRK_BODIES")) do bodies[#bodies + 1] = line end
+request = function() i = i % #bodies + 1; return wrk.format(nil, nil, nil, bodies[i]) end
+done = function(summary, latency)
+  local e = summary.errors
+  print(string.format("wrk: %d requests, p50 %.1f ms, p99 %.1f ms, errors %d", summary.requests, latency:percentile(50) / 1000,
+    latency:percentile(99) / 1000, e.connect + e.read + e.write + e.status + e.timeout))
+end
+"""
+
+
+class Wrk(Case):
+    args = ("-q",)
+
+    @unittest.skipUnless(shutil.which("wrk"), "wrk is not installed (apt: wrk)")
+    def test_load(self):
+        """Pages, then chat with pictures from 64 connections: nothing fails."""
+        chats = [{"messages": [user("Describe this image.", picture_uri(name))], "max_tokens": 8, "stream": i % 2 == 0}
+                 for i, name in enumerate(sorted(os.listdir(PICTURES))[:8])]
+        with tempfile.TemporaryDirectory() as folder:
+            script, bodies = os.path.join(folder, "chat.lua"), os.path.join(folder, "bodies")
+            with open(script, "w") as file:
+                file.write(WRK)
+            with open(bodies, "w") as file:
+                file.writelines(json.dumps(chat) + "\n" for chat in chats)
+            for what in (["/"], ["/health"], ["/v1/chat/completions", "-s", script]):
+                done = subprocess.run(["wrk", "-t2", "-c64", "-d3s", "--timeout", str(SECONDS), *what[1:],
+                                       f"http://127.0.0.1:{self.server.port}{what[0]}"], capture_output=True, text=True,
+                                      env={**os.environ, "WRK_BODIES": bodies}, timeout=2 * SECONDS)
+                self.assertEqual(done.returncode, 0, done.stderr)
+                self.assertNotIn("Non-2xx", done.stdout)
+                self.assertNotIn("Socket errors", done.stdout)
+                print(what[0], re.search(r"Requests/sec: +(\S+)", done.stdout).group(1), "a second;",
+                      *re.findall(r"wrk: .*", done.stdout))
+                if len(what) > 1:
+                    self.assertRegex(done.stdout, r"wrk: [1-9]\d* requests, .* errors 0")
+        self.server.wait_for(lambda: self.server.metric("chat_requests") == 0)
 
 
 class SlowReader(Case):
