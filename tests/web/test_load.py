@@ -82,6 +82,17 @@ class Vanished(Case):
             print(f"passes after the client went (stream: {stream}):", *(f"{n:.0f}" for n in sorted(passes)))
             self.assertLessEqual(sorted(passes)[len(passes) // 2], 1, passes)
 
+    def test_at_once(self):
+        """Clients that are gone before anything is done for them leave nothing behind."""
+        def ask(i):
+            self.server.send_chat(user(f"Gone {i}"), max_tokens=100, temperature=2, stream=i % 2 == 0).close()
+
+        with concurrent.futures.ThreadPoolExecutor(8) as pool:
+            list(pool.map(ask, range(1000)))
+        self.server.wait_for(lambda: self.server.metric("chat_requests") == 0, 20)
+        self.server.wait_for(lambda: self.server.metric("connections") == 1, 20)
+        self.assertEqual(self.server.metric("kv_blocks_used"), 0)
+
     def test_in_the_queue(self):
         server = self.start("--max-batch-size", "1")
         first = server.send_chat(user("Tell me all."), seed=1, **LONG)
@@ -275,6 +286,7 @@ class Soak(unittest.TestCase):
                 self.assertLessEqual(statuses, {200, 400})
                 rss.append(server.rss_mb())
         print(f"{n} requests: RSS in MB after each sixth:", " ".join(f"{mb:.1f}" for mb in rss))
+        server.wait_for(lambda: server.metric("chat_requests") == 0, 20)
         self.assertLess(rss[-1] - rss[1], 12)
 
 

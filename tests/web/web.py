@@ -125,6 +125,8 @@ class Server:
         for sign in SIGNS:
             if sign in self.log:
                 raise AssertionError(self.log[-20000:])
+        if status < 0 and -status != signal_number:
+            raise AssertionError(f"killed by signal {-status}: {self.log[-3000:]}")
         return status
 
     def headers(self, more):
