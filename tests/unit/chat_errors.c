@@ -3,7 +3,7 @@
 #include "apps/image_chat/errors.h"
 #include "tests/check.h"
 
-#define SECRET "/home/me/models: cudaErrorIllegalAddress at 10.0.0.7"
+#define SECRET "/srv/models: cudaErrorIllegalAddress at 10.0.0.7"
 
 static void check_told(lv_status status, bool reading, int want, const char *code, bool in_full) {
     api_error error;

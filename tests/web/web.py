@@ -22,7 +22,7 @@ import zlib
 IMAGE_CHAT = os.environ["IMAGE_CHAT"]
 SOURCE = os.environ["LV_SOURCE"]
 PICTURES = os.path.join(SOURCE, "assets", "pictures")
-SANITIZED = os.environ.get("LV_SANITIZE", "OFF") in ("ON", "1")
+SANITIZED = os.environ.get("LV_SANITIZE", "") not in ("", "OFF")
 SECONDS = 240 if SANITIZED else 120  # for one answer
 SIGNS = ("AddressSanitizer", "LeakSanitizer", "runtime error:", "ThreadSanitizer")
 
