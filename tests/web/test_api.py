@@ -4,6 +4,7 @@ import http.client
 import json
 import os
 import re
+import tempfile
 import unittest
 
 from web import SECONDS, SOURCE, Case, data_uri, picture_uri, png, user
@@ -269,6 +270,21 @@ class Rest(Case):
 
 
 class Loading(Case):
+    def test_while_it_loads(self):
+        """A model whose configuration does not end: the server is there, and says that it is not ready."""
+        with tempfile.TemporaryDirectory() as folder:
+            os.mkfifo(os.path.join(folder, "config.json"))
+            server = self.start("--model", folder, wait=False)
+            health = server.get("/health")
+            self.assertEqual((health.status, health.json), (503, {"status": "loading"}))
+            for answer in (server.chat(user("Hi")), server.get("/v1/models"), server.post("/v1/tokenize", {"prompt": ""})):
+                self.check_error(answer, 503, "loading")
+                self.assertEqual(answer.headers["Retry-After"], "1")
+            for path in ("/", "/docs", "/openapi.json"):
+                self.assertEqual(server.get(path).status, 200)
+            self.assertEqual(server.metric("ready"), 0)
+            self.assertEqual(server.stop(), 0)
+
     def test_not_a_model(self):
         server = self.start("--model", os.path.join(SOURCE, "tests"), wait=False)
         self.assertEqual(server.process.wait(SECONDS), 3)
