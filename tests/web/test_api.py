@@ -212,6 +212,7 @@ class Rest(Case):
 
     def test_metrics(self):
         self.server.text(user("Hi"), max_tokens=3)
+        self.server.wait_for(lambda: self.server.metric("chat_requests") == 0)  # it is counted when it has ended
         text = self.server.get("/metrics").body.decode()
         for name in ("requests_total{path=\"/v1/chat/completions\",status=\"200\"}", "queue_length",
                      "running", "time_to_first_token_seconds_bucket{le=\"+Inf\"}", "kv_blocks_used",

@@ -59,7 +59,7 @@ async function inBrowser(served, at, { statuses, unready, context }, body) {
   const wrong = [];
   const opened = await browser.newContext({ viewport: { width: 1280, height: 800 }, permissions: ["clipboard-read", "clipboard-write"],
     ...context });
-  opened.setDefaultTimeout(15000);
+  opened.setDefaultTimeout(45000);
   const watch = (page) => {
     page.on("pageerror", (error) => wrong.push(`exception: ${error.stack}`));
     page.on("console", (message) => {

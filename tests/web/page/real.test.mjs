@@ -26,10 +26,16 @@ async function begin(page, text, files = []) {
 }
 
 test("what the server measured is what the page tells", own, async ({ page, server }) => {
-  const chunks = page.waitForResponse(CHAT).then(async (response) => (await response.text()).split("\n\n")
-    .filter((event) => event.startsWith("data: {")).map((event) => JSON.parse(event.slice(6))));
+  let stream;
+  await page.route(CHAT, async (route) => {
+    const response = await route.fetch();
+    stream = await response.text();
+    await route.fulfill({ response, body: stream });
+  });
   await ask(page, "How many eggs are there?", [picture("breakfast.png")]);
-  const { usage, timings, images: [image], model } = last(await chunks);
+  await page.unroute(CHAT);
+  const chunks = stream.split("\n\n").filter((event) => event.startsWith("data: {"));
+  const { usage, timings, images: [image], model } = JSON.parse(last(chunks).slice(6));
   assert.equal(await answer(page).locator(".prose").innerText(), "There are two eggs.");
   await page.click(".facts summary");
   const shown = await page.innerText(".facts dl");

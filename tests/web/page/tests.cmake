@@ -6,7 +6,8 @@ if(LV_SANITIZE)
 else()
   add_test(NAME web_page COMMAND ${command})
   add_test(NAME web_page_served COMMAND ${command})
-  set_tests_properties(web_page PROPERTIES LABELS web SKIP_RETURN_CODE 77 TIMEOUT 900 RESOURCE_LOCK browser)
+  set_tests_properties(web_page PROPERTIES LABELS web SKIP_RETURN_CODE 77 TIMEOUT 900 RESOURCE_LOCK browser
+    ENVIRONMENT "IMAGE_CHAT=")
 endif()
 set_tests_properties(web_page_served PROPERTIES LABELS web SKIP_RETURN_CODE 77 TIMEOUT 900 RESOURCE_LOCK browser
   ENVIRONMENT "IMAGE_CHAT=$<TARGET_FILE:image-chat>")
