@@ -163,6 +163,9 @@ static void *run(void *user) {
         lv_job *ending = survey(e);
         publish(e);
         if (ending) {
+            if (ending->stage == LV_STAGE_NEW) {
+                ending->stage = LV_STAGE_READY; // no worker takes up what is about to be freed
+            }
             pthread_mutex_unlock(&e->lock);
             lv_engine_end(e, ending);
             pthread_mutex_lock(&e->lock);

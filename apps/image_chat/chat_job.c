@@ -457,6 +457,7 @@ void job_start(chat_job *job, struct MHD_Connection *connection) {
     job->connection = connection;
     job->suspended = true;
     MHD_suspend_connection(connection);
+    wake(job); // where its client went away before
     pthread_mutex_unlock(&job->mutex);
     if (job->request.has_urls) {
         start_fetching(job);

@@ -425,6 +425,27 @@ static void test_bad_picture(lv_engine *engine) {
     }
 }
 
+// Requests gone as soon as they came: the engine's thread ends what a worker might take up.
+static void test_gone_at_once(void) {
+    enum { ROUNDS = 300, N = 8 };
+    const lv_params params = {.max_tokens = 1500, .grammar = endless};
+    lv_engine *engine = open_engine(model, &(lv_engine_options){.n_workers = 4});
+    for (int round = 0; round < ROUNDS; round++) {
+        outcome o[N] = {0};
+        for (int i = 0; i < N; i++) {
+            CHECK_OK(ask(engine, &o[i], "Count.", NULL, 0, &params));
+            lv_engine_cancel(engine, o[i].id);
+        }
+        for (int i = 0; i < N; i++) {
+            outcome_wait(&o[i]);
+            CHECK(o[i].status == LV_OK && o[i].answer.finish == LV_FINISH_CANCELLED, "%s",
+                  lv_finish_name(o[i].answer.finish));
+            outcome_free(&o[i]);
+        }
+    }
+    lv_engine_close(engine);
+}
+
 typedef struct caller {
     lv_engine *engine;
     int index;
@@ -490,6 +511,7 @@ int main(void) {
         test_close();
         test_fairness();
         test_callers();
+        test_gone_at_once();
         lv_engine *engine = open_engine(model, NULL);
         test_logprobs(engine);
         test_cancel(engine);

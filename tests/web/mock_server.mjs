@@ -1,7 +1,7 @@
 // Serves the page and imitates image-chat's API, so that the page can be looked at and tested without a model:
 //   node tests/web/mock_server.mjs [PORT]
 // POST /mock sets what comes next: {loading, key, fail: {status, message, retryAfter, times}, wait_ms, word_ms, text,
-// ping, drop}. GET /mock gives the last request's body. Answers are made up from the question.
+// ping, drop, limits}. GET /mock gives the last request's body. Answers are made up from the question.
 import { createServer } from "node:http";
 import { readFile } from "node:fs/promises";
 import { dirname, extname, join, normalize } from "node:path";
@@ -15,7 +15,8 @@ const HEADERS = {
     + "connect-src 'self'; object-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
   "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer", "Cache-Control": "no-cache",
 };
-const STANDARD = { loading: false, key: "", fail: null, wait_ms: 30, word_ms: 4, text: null, ping: false, drop: false };
+const STANDARD = { loading: false, key: "", fail: null, wait_ms: 30, word_ms: 4, text: null, ping: false, drop: false,
+  limits: { max_images: 16, max_image_bytes: 20 << 20, max_pixels: 64 << 20, url_fetch: true } };
 
 const ANSWERS = [
   [/eggs/i, "There are two eggs."],
@@ -58,7 +59,7 @@ export function serve(port = 0) {
     const parts = last.messages.flatMap((m) => (Array.isArray(m.content) ? m.content : []));
     const pictures = parts.filter((p) => p.type === "image_url");
     if (pictures.some((p) => p.image_url.url.startsWith("http"))) {
-      return error(response, 403, "Pictures by link are not allowed: start the server with --allow-url-fetch.", "url_fetch_off");
+      return error(response, 400, "A picture's URL could not be fetched.", "image_fetch_failed");
     }
     const asked = last.messages.at(-1).content;
     const question = typeof asked === "string" ? asked : asked.findLast((p) => p.type === "text")?.text ?? "";
@@ -82,7 +83,7 @@ export function serve(port = 0) {
     const images = pictures.map(() => ({ width: 640, height: 480, tiles: 1, tile_size: 208, tokens: 169 }));
     send({ choices: [{ index: 0, delta: {}, finish_reason: length ? "length" : "stop" }], images, usage: null });
     send({ choices: [], usage: { prompt_tokens: 38 + 169 * images.length, completion_tokens: words.length,
-      total_tokens: 38 + 169 * images.length + words.length, prompt_tokens_details: { cached_tokens: 0 } }, images,
+      total_tokens: 38 + 169 * images.length + words.length, prompt_tokens_details: { cached_tokens: 3, image_tokens: 169 * images.length } }, images,
     timings: { queue_ms: 1.2, encode_ms: 41.5 * images.length, prefill_ms: 63.8, decode_ms: 7.4 * words.length, first_token_ms: 112.4 } });
     response.end("data: [DONE]\n\n");
   }
@@ -104,9 +105,11 @@ export function serve(port = 0) {
       return json(response, mock);
     }
     if (pathname === "/health") return mock.loading ? error(response, 503, "The model is loading.") : json(response, { status: "ok" });
+    const open = !pathname.startsWith("/v1/") && pathname !== "/openapi.json";
+    if (!open && mock.key && request.headers.authorization !== `Bearer ${mock.key}`) return error(response, 401, "Wrong API key.");
+    if (pathname === "/openapi.json") return json(response, { openapi: "3.1.0", "x-limits": mock.limits });
     if (pathname.startsWith("/v1/")) {
-      if (mock.key && request.headers.authorization !== `Bearer ${mock.key}`) return error(response, 401, "Wrong API key.");
-      if (pathname === "/v1/models") return json(response, { object: "list", data: [{ id: "demo-model", object: "model" }] });
+      if (pathname === "/v1/models") return json(response, { object: "list", data: [{ id: "demo-model", object: "model", max_model_len: 2048, device: "cpu" }] });
       if (pathname === "/v1/chat/completions") return chat(request, response);
       return error(response, 404, "Not found.");
     }

@@ -15,7 +15,7 @@ from web import Server, picture_uri, user
 
 def measure(server, message, n):
     overheads = []
-    for i in range(n + 5):
+    for _ in range(n + 5):
         body = json.dumps({"messages": [message], "temperature": 0, "max_tokens": 2, "stream": True}).encode()
         with server.connect() as connection:
             connection.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: "

@@ -4,6 +4,7 @@ import http.client
 import json
 import os
 import re
+import tempfile
 import unittest
 
 from web import SECONDS, SOURCE, Case, data_uri, picture_uri, png, user
@@ -211,6 +212,7 @@ class Rest(Case):
 
     def test_metrics(self):
         self.server.text(user("Hi"), max_tokens=3)
+        self.server.wait_for(lambda: self.server.metric("chat_requests") == 0)  # it is counted when it has ended
         text = self.server.get("/metrics").body.decode()
         for name in ("requests_total{path=\"/v1/chat/completions\",status=\"200\"}", "queue_length",
                      "running", "time_to_first_token_seconds_bucket{le=\"+Inf\"}", "kv_blocks_used",
@@ -269,6 +271,21 @@ class Rest(Case):
 
 
 class Loading(Case):
+    def test_while_it_loads(self):
+        """A model whose configuration does not end: the server is there, and says that it is not ready."""
+        with tempfile.TemporaryDirectory() as folder:
+            os.mkfifo(os.path.join(folder, "config.json"))
+            server = self.start("--model", folder, wait=False)
+            health = server.get("/health")
+            self.assertEqual((health.status, health.json), (503, {"status": "loading"}))
+            for answer in (server.chat(user("Hi")), server.get("/v1/models"), server.post("/v1/tokenize", {"prompt": ""})):
+                self.check_error(answer, 503, "loading")
+                self.assertEqual(answer.headers["Retry-After"], "1")
+            for path in ("/", "/docs", "/openapi.json"):
+                self.assertEqual(server.get(path).status, 200)
+            self.assertEqual(server.metric("ready"), 0)
+            self.assertEqual(server.stop(), 0)
+
     def test_not_a_model(self):
         server = self.start("--model", os.path.join(SOURCE, "tests"), wait=False)
         self.assertEqual(server.process.wait(SECONDS), 3)

@@ -5,16 +5,23 @@ many streams are held open (default 500).
 """
 
 import concurrent.futures
+import json
 import os
 import random
+import re
 import resource
 import selectors
+import shutil
 import signal
 import socket
+import statistics
+import subprocess
+import tempfile
 import threading
 import time
 import unittest
 
+from overhead import measure
 from web import PICTURES, SANITIZED, SECONDS, Case, Server, data_uri, picture_uri, png, user
 
 # Random letters, till the session is full.
@@ -61,6 +68,32 @@ class Vanished(Case):
                 connection.close()
             self.check_slot_free(time.monotonic())
             connection.close()
+
+    def test_within_one_step(self):
+        """Of 16 answers made together, no pass more is made than the one under way when their client goes."""
+        for stream in (True, False):
+            passes = []
+            for seed in range(15):
+                connection = self.server.send_chat(user("Tell me all."), n=16, seed=seed, **{**LONG, "stream": stream})
+                self.server.wait_for(lambda: self.server.metric("running") == 16)
+                time.sleep(0.05)  # a pass of theirs is under way
+                before = self.server.metric("passes_total")
+                connection.close()
+                self.server.wait_for(lambda: self.server.metric("running") == 0)
+                passes.append(self.server.metric("passes_total") - before)
+            print(f"passes after the client went (stream: {stream}):", *(f"{n:.0f}" for n in sorted(passes)))
+            self.assertLessEqual(sorted(passes)[len(passes) // 2], 1, passes)
+
+    def test_at_once(self):
+        """Clients that are gone before anything is done for them leave nothing behind."""
+        def ask(i):
+            self.server.send_chat(user(f"Gone {i}"), max_tokens=100, temperature=2, stream=i % 2 == 0).close()
+
+        with concurrent.futures.ThreadPoolExecutor(8) as pool:
+            list(pool.map(ask, range(1000)))
+        self.server.wait_for(lambda: self.server.metric("chat_requests") == 0, 20)
+        self.server.wait_for(lambda: self.server.metric("connections") == 1, 20)
+        self.assertEqual(self.server.metric("kv_blocks_used"), 0)
 
     def test_in_the_queue(self):
         server = self.start("--max-batch-size", "1")
@@ -111,6 +144,48 @@ class Pings(Case):
         waiting.close()
 
 
+WRK = """
+wrk.method = "POST"
+wrk.headers["Content-Type"] = "application/json"
+local bodies, i, n = {}, 0, 0
+for line in io.lines(os.getenv("WRK_BODIES")) do bodies[#bodies + 1] = line end
+request = function() i = i % #bodies + 1; return wrk.format(nil, nil, nil, bodies[i]) end
+done = function(summary, latency)
+  local e = summary.errors
+  print(string.format("wrk: %d requests, p50 %.1f ms, p99 %.1f ms, errors %d", summary.requests, latency:percentile(50) / 1000,
+    latency:percentile(99) / 1000, e.connect + e.read + e.write + e.status + e.timeout))
+end
+"""
+
+
+class Wrk(Case):
+    args = ("-q",)
+
+    @unittest.skipUnless(shutil.which("wrk"), "wrk is not installed (apt: wrk)")
+    def test_load(self):
+        """Pages, then chat with pictures from many connections: nothing fails."""
+        chats = [{"messages": [user("Describe this image.", picture_uri(name))], "max_tokens": 8, "stream": i % 2 == 0}
+                 for i, name in enumerate(sorted(os.listdir(PICTURES))[:8])]
+        with tempfile.TemporaryDirectory() as folder:
+            script, bodies = os.path.join(folder, "chat.lua"), os.path.join(folder, "bodies")
+            with open(script, "w") as file:
+                file.write(WRK)
+            with open(bodies, "w") as file:
+                file.writelines(json.dumps(chat) + "\n" for chat in chats)
+            for what in (["/"], ["/health"], ["/v1/chat/completions", "-s", script]):
+                done = subprocess.run(["wrk", "-t2", *(("-c16", "-d20s") if SANITIZED else ("-c64", "-d3s")), "--timeout", str(SECONDS), *what[1:],
+                                       f"http://127.0.0.1:{self.server.port}{what[0]}"], capture_output=True, text=True,
+                                      env={**os.environ, "WRK_BODIES": bodies}, timeout=2 * SECONDS)
+                self.assertEqual(done.returncode, 0, done.stderr)
+                self.assertNotIn("Non-2xx", done.stdout)
+                self.assertNotIn("Socket errors", done.stdout)
+                print(what[0], re.search(r"Requests/sec: +(\S+)", done.stdout).group(1), "a second;",
+                      *re.findall(r"wrk: .*", done.stdout))
+                if len(what) > 1:
+                    self.assertRegex(done.stdout, r"wrk: [1-9]\d* requests, .* errors 0")
+        self.server.wait_for(lambda: self.server.metric("chat_requests") == 0)
+
+
 class SlowReader(Case):
     def test_others_are_not_held_up(self):
         connection = self.server.send_chat(user("Tell me all."), n=4, seed=3, **{**LONG, "max_tokens": 200})
@@ -147,6 +222,16 @@ class Clients64(Case):
             got = list(pool.map(ask, work))
         wrong = [(i, alone[i], answer) for i, answer in zip(work, got) if answer != alone[i]]
         self.assertEqual(wrong, [])
+
+
+class Overhead(Case):
+    @unittest.skipIf(SANITIZED, "a sanitizer takes its own time")
+    def test_time_to_the_first_word(self):
+        """What the server adds to what the engine took: 2 ms at the median, from a quiet machine far less."""
+        for message in (user("Hello"), user("What?", picture_uri("beach.png"))):
+            ms = measure(self.server, message, 60)
+            print(f"over the engine: median {statistics.median(ms):.2f} ms")
+            self.assertLess(statistics.median(ms), 2)
 
 
 class Streams(unittest.TestCase):
@@ -213,6 +298,7 @@ class Soak(unittest.TestCase):
                 self.assertLessEqual(statuses, {200, 400})
                 rss.append(server.rss_mb())
         print(f"{n} requests: RSS in MB after each sixth:", " ".join(f"{mb:.1f}" for mb in rss))
+        server.wait_for(lambda: server.metric("chat_requests") == 0, 20)
         self.assertLess(rss[-1] - rss[1], 12)
 
 

@@ -1,4 +1,5 @@
-"""The official openai client, of npm, against the server. Skipped where npm cannot bring it."""
+"""The official openai client, and a validator of /openapi.json and of the answers by it, both of npm. Skipped where
+npm cannot bring them."""
 
 import os
 import shutil
@@ -9,7 +10,7 @@ import unittest
 from web import PICTURES, SECONDS, SOURCE, Case
 
 FOLDER = os.path.join(os.environ["LV_BUILD"], "tests", "openai")
-FILES = ("package.json", "package-lock.json", "client.mjs")
+FILES = ("package.json", "package-lock.json", "client.mjs", "openapi.mjs")
 
 
 def install():
@@ -23,8 +24,11 @@ def install():
         shutil.copy(os.path.join(SOURCE, "tests", "web", "openai", name), FOLDER)
     if os.path.exists(stamp) and open(stamp).read() == wanted:
         return None
-    done = subprocess.run(["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--fetch-retries=1"],
-                          cwd=FOLDER, capture_output=True, timeout=300)
+    try:
+        done = subprocess.run(["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--fetch-retries=1",
+                               "--fetch-timeout=60000"], cwd=FOLDER, capture_output=True, timeout=300)
+    except subprocess.TimeoutExpired:
+        return "npm cannot install the openai client within 300 s"
     if done.returncode != 0:
         return "npm cannot install the openai client: " + done.stderr.decode().strip()[-500:]
     with open(stamp, "w") as file:
@@ -36,11 +40,17 @@ class Client(Case):
     args = ("--api-key", "k")
     key = "k"
 
-    def test_official_client(self):
-        done = subprocess.run(["node", "client.mjs", f"http://127.0.0.1:{self.server.port}", "k", PICTURES],
+    def run_script(self, name, n_parts):
+        done = subprocess.run(["node", name, f"http://127.0.0.1:{self.server.port}", "k", PICTURES],
                               cwd=FOLDER, capture_output=True, timeout=2 * SECONDS)
         self.assertEqual(done.returncode, 0, done.stdout.decode() + done.stderr.decode())
-        self.assertEqual(done.stdout.count(b"ok "), 8)
+        self.assertEqual(done.stdout.count(b"ok "), n_parts)
+
+    def test_official_client(self):
+        self.run_script("client.mjs", 8)
+
+    def test_openapi_is_what_is_served(self):
+        self.run_script("openapi.mjs", 3)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,20 @@
-"""The threats that a server of this kind meets, and what it does about each."""
+"""The threats that a server of this kind meets, and what it does about each.
+
+threat                                  shown by
+pictures by URL reach inside (SSRF)     Urls, UrlsOff, PublicUrls; unit core_fetch, chat_guard
+local files through the API             UrlsOff.test_no_file_is_read, Urls.test_other_schemes
+decompression bombs                     Pictures.test_bombs, test_too_many_bytes; unit preprocess_images
+bugs of decoders                        fuzz_image under ASan + UBSan; Pictures.test_no_picture
+tiny and extreme pictures               Pictures.test_tiny_and_extreme
+truncated pictures                      Pictures.test_truncated; unit preprocess_images
+malicious checkpoints                   unit core_safetensors, core_checkpoint; fuzz_checkpoint; cli_checkpoints
+cache poisoning                         Pictures.test_the_cache_tells_pictures_apart; unit pipeline_reuse
+abuse of parameters                     test_fields.py: every field at and past its bounds, fuzzed bodies
+DNS rebinding, hostile pages            Origins, Keys
+slow and flooding clients               Slow, Flood; test_load.py
+errors that tell too much               Urls.test_what_failed_is_not_told, Keys.test_secrets_stay_out_of_the_log;
+                                        unit chat_errors
+"""
 
 import json
 import os
@@ -106,20 +122,86 @@ class UrlsOff(Case):
                 self.check_error(self.server.chat(user("?", url)), 400, "invalid_image_url")
 
 
+def answer_names(turns, asked):
+    """A DNS server on 127.0.0.1: for each A of a name the next of its addresses, to be forgotten at once."""
+    server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    server.bind(("127.0.0.1", 53))
+    while True:
+        query, client = server.recvfrom(512)
+        labels, at = [], 12
+        while query[at]:
+            labels.append(query[at + 1:at + 1 + query[at]].decode())
+            at += 1 + query[at]
+        question = query[12:at + 5]
+        name, is_a = ".".join(labels), question[-4:] == b"\0\1\0\1"
+        addresses = turns.get(name, []) if is_a else []
+        if is_a:
+            asked.append(name)
+        now = addresses.pop(0) if len(addresses) > 1 else (addresses or [[]])[0]
+        records = b"".join(b"\xc0\x0c\0\1\0\1\0\0\0\0\0\4" + socket.inet_aton(address) for address in now)
+        server.sendto(query[:2] + b"\x81\x80\0\1" + len(now).to_bytes(2, "big") + bytes(4) + question + records, client)
+
+
 class PublicUrls(unittest.TestCase):
     """In a network namespace of its own, where this host has an address of the public Internet."""
 
     def test_picture_and_redirects(self):
+        self.inside("fetch")
+
+    def test_names_that_change_their_address(self):
+        self.inside("rebind")
+
+    def inside(self, what):
+        """Runs a method of this class where lo has a public address and names are asked of 127.0.0.1."""
         if os.environ.get("LV_IN_NAMESPACE"):
-            return self.fetch()
+            return getattr(self, what)()
         if not shutil.which("unshare") or not shutil.which("ip") or subprocess.run(
-                ["unshare", "-n", "ip", "link", "set", "lo", "up"], capture_output=True).returncode:
+                ["unshare", "-n", "-m", "ip", "link", "set", "lo", "up"], capture_output=True).returncode:
             self.skipTest("no network namespace can be made here (needs unshare and ip, as root)")
-        command = ("ip link set lo up && ip address add 8.8.4.4/32 dev lo && exec "
-                   f"{sys.executable} -B {__file__} PublicUrls")
-        done = subprocess.run(["unshare", "-n", "sh", "-c", command], capture_output=True,
-                              env={**os.environ, "LV_IN_NAMESPACE": "1"}, timeout=SECONDS)
+        with tempfile.TemporaryDirectory() as folder:
+            for name, text in (("resolv.conf", "nameserver 127.0.0.1\noptions timeout:1 attempts:1\n"),
+                               ("nsswitch.conf", "hosts: files dns\n")):
+                with open(os.path.join(folder, name), "w") as file:
+                    file.write(text)
+            mounts = " && ".join(f"mount --bind {folder}/{name} /etc/{name}" for name in os.listdir(folder)
+                                 if os.path.exists(f"/etc/{name}"))
+            command = (f"{mounts or 'true'} && ip link set lo up && ip address add 8.8.4.4/32 dev lo && exec "
+                       f"{sys.executable} -B {__file__} {self.id().removeprefix('__main__.')}")
+            done = subprocess.run(["unshare", "-n", "-m", "sh", "-c", command], capture_output=True,
+                                  env={**os.environ, "LV_IN_NAMESPACE": "1"}, timeout=SECONDS)
         self.assertEqual(done.returncode, 0, done.stderr.decode()[-3000:])
+
+    def rebind(self):
+        """The address that was looked at is the one that is dialled, whatever the name means a moment later."""
+        reached, asked = [], []
+        picture = png(31, 17)
+
+        def serve(listener):
+            while True:
+                client, _ = listener.accept()
+                with client:
+                    reached.append(listener.getsockname()[0])
+                    client.recv(4096)
+                    client.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(picture) + picture)
+
+        for address in ("8.8.4.4", "127.0.0.1"):
+            threading.Thread(target=serve, args=(socket.create_server((address, 8000)),), daemon=True).start()
+        names = {"turning.example": [["8.8.4.4"], ["127.0.0.1"]], "inside.example": [["127.0.0.1"]],
+                 "both.example": [["127.0.0.1", "8.8.4.4"]], "metadata.example": [["169.254.169.254"]]}
+        threading.Thread(target=answer_names, args=(names, asked), daemon=True).start()
+        server = Server("--allow-url-fetch", "--fetch-timeout", "3")
+        self.addCleanup(server.stop)
+
+        def ask(name):
+            return server.chat(user("?", f"http://{name}:8000/x.png"), max_tokens=1)
+
+        answer = ask("turning.example")
+        self.assertEqual(answer.status, 200, (answer.body, server.log))
+        self.assertEqual((reached, asked), (["8.8.4.4"], ["turning.example"]))
+        for name in ("turning.example", "inside.example", "metadata.example"):
+            self.assertEqual(ask(name).json["error"]["code"], "image_fetch_failed", name)
+        ask("both.example")
+        self.assertNotIn("127.0.0.1", reached)
 
     def fetch(self):
         seen = []

@@ -22,7 +22,7 @@ import zlib
 IMAGE_CHAT = os.environ["IMAGE_CHAT"]
 SOURCE = os.environ["LV_SOURCE"]
 PICTURES = os.path.join(SOURCE, "assets", "pictures")
-SANITIZED = os.environ.get("LV_SANITIZE", "OFF") in ("ON", "1")
+SANITIZED = os.environ.get("LV_SANITIZE", "") not in ("", "OFF")
 SECONDS = 240 if SANITIZED else 120  # for one answer
 SIGNS = ("AddressSanitizer", "LeakSanitizer", "runtime error:", "ThreadSanitizer")
 
@@ -125,6 +125,8 @@ class Server:
         for sign in SIGNS:
             if sign in self.log:
                 raise AssertionError(self.log[-20000:])
+        if status < 0 and -status != signal_number:
+            raise AssertionError(f"killed by signal {-status}: {self.log[-3000:]}")
         return status
 
     def headers(self, more):

@@ -39,12 +39,15 @@ async function request(path, options = {}) {
   });
 }
 
-// "ready" with the model's name, "loading", "locked" (a key is wanted) or "offline".
+// "ready" with what the server says of its model and limits, "loading", "locked" (a key is wanted) or "offline".
 export async function look() {
+  const json = async (path) => (await request(path)).json();
   try {
     await request("/health");
-    const models = await (await request("/v1/models")).json();
-    return { state: "ready", model: String(models.data?.[0]?.id ?? "model") };
+    const [models, about] = await Promise.all([json("/v1/models"), json("/openapi.json")]);
+    const model = models.data?.[0] ?? {};
+    return { state: "ready", model: String(model.id ?? "model"), device: String(model.device ?? ""),
+      session: Number(model.max_model_len) || 0, limits: about["x-limits"] ?? {} };
   } catch (error) {
     if (error.status === 503) return { state: "loading" };
     return { state: error.status === 401 ? "locked" : "offline" };
@@ -53,7 +56,7 @@ export async function look() {
 
 // What is kept of a last chunk's numbers.
 export const NUMBERS = {
-  usage: ["prompt_tokens", "completion_tokens", "total_tokens"],
+  usage: ["prompt_tokens", "completion_tokens", "total_tokens", "cached_tokens"],
   timings: ["queue_ms", "encode_ms", "prefill_ms", "decode_ms", "first_token_ms"],
   image: ["width", "height", "tiles", "tile_size", "tokens"],
 };
@@ -115,7 +118,7 @@ export async function* chat(body, signal) {
         yield { finish: choice.finish_reason };
       }
       const info = {};
-      if (chunk.usage) info.usage = pick(chunk.usage, NUMBERS.usage);
+      if (chunk.usage) info.usage = pick({ ...chunk.usage, ...chunk.usage.prompt_tokens_details }, NUMBERS.usage);
       if (chunk.timings) info.timings = pick(chunk.timings, NUMBERS.timings);
       if (chunk.images) info.images = chunk.images.map((image) => pick(image, NUMBERS.image));
       if (Object.keys(info).length) yield { info };

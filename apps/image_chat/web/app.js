@@ -75,6 +75,7 @@ async function save(conversation, added = [], dropped = []) {
 async function connect() {
   for (;;) {
     state.server = { ...state.server, ...await api.look() };
+    if (state.server.limits) pictures.setLimits(state.server.limits);
     paintServer();
     if (state.server.state === "ready" || state.server.state === "locked") return;
     await new Promise((resolve) => setTimeout(resolve, state.server.state === "loading" ? 1000 : 3000));
@@ -191,12 +192,13 @@ async function send(text) {
   await answer(conversation);
 }
 
-// Cuts a conversation before a message; pictures that only the cut part had are let go.
-async function cut(conversation, message) {
+// Cuts a conversation before a message; pictures that only the cut part had are let go, but for those of the message
+// itself where it will be asked again.
+async function cut(conversation, message, again = true) {
   const at = conversation.messages.indexOf(message);
   const gone = conversation.messages.splice(at);
   const kept = new Set(conversation.messages.flatMap((m) => m.pictures ?? []));
-  for (const id of message.pictures ?? []) kept.add(id); // it will be asked again
+  for (const id of again ? message.pictures ?? [] : []) kept.add(id);
   const dropped = gone.flatMap((m) => m.pictures ?? []).filter((id) => !kept.has(id));
   await save(conversation, [], dropped);
 }
@@ -224,22 +226,26 @@ async function regenerate(message) {
 async function way(name, message) {
   if (name === "retry") return regenerate(message);
   if (name === "key") return await unlock() ? regenerate(message) : undefined;
-  const before = state.open.messages[state.open.messages.indexOf(message) - 1];
-  // The question goes back to where it can be changed, pictures and all.
-  composer.setDraft({ text: before.text, pictures: before.pictures.map((id) => state.album.get(id)).filter(Boolean) });
-  await cut(state.open, before);
-  if (!state.open.messages.length) return removeQuietly(state.open);
+  // The question goes back to where it can be changed, with copies of its pictures. The page is as it will be before
+  // anything is waited for: the next question may be there at once.
+  const conversation = state.open;
+  const at = conversation.messages.indexOf(message) - 1;
+  const before = conversation.messages[at];
+  const held = before.pictures.map((id) => state.album.get(id)).filter(Boolean);
+  composer.setDraft({ text: before.text, pictures: held.map((picture) => ({ ...picture, id: store.newId() })) });
+  const kept = at > 0 ? cut(conversation, before, false) : takeAway(conversation);
   paint();
   $("question").focus();
+  await kept;
 }
 
-async function removeQuietly(conversation) {
-  await store.remove(conversation.id).catch(failed);
-  state.list = state.list.filter((c) => c !== conversation);
+async function takeAway(conversation) {
+  conversation.gone = true;
+  state.list = state.list.filter((c) => c.id !== conversation.id);
   state.open = null;
+  letGo();
   remember();
-  paint();
-  $("question").focus();
+  await store.remove(conversation.id).catch(failed);
 }
 
 const stop = () => state.runs.get(state.open?.id)?.controller.abort();

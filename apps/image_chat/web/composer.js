@@ -1,6 +1,6 @@
 // The question and its pictures before they are sent.
-import { $, h, iconButton, setIcon, toast } from "./dom.js";
-import { MOST, askCamera, askLink, big, byLink, shown, takeAll, urlOf } from "./pictures.js";
+import { $, h, iconButton, plural, setIcon, toast } from "./dom.js";
+import { askCamera, askLink, big, byLink, limits, shown, takeAll, urlOf } from "./pictures.js";
 
 const PROMPTS = ["Describe this picture.", "What stands out?", "How many things are there?",
   "What is in the background?"];
@@ -29,7 +29,7 @@ function grow() {
 }
 
 export async function add(files) {
-  const { pictures: taken, refused } = await takeAll(files, MOST - tray.length);
+  const { pictures: taken, refused } = await takeAll(files, limits.pictures - tray.length);
   hold([...tray, ...taken]);
   for (const sentence of refused) toast(sentence);
   if (taken.length) field.focus();
@@ -37,10 +37,11 @@ export async function add(files) {
 
 export function addLink(text) {
   const picture = byLink(text);
-  if (!picture || tray.length >= MOST) return false;
+  if (!picture) return toast("That is not a picture's address.");
+  if (!limits.links) return toast("This server fetches no pictures: save it, then drop the file.");
+  if (tray.length >= limits.pictures) return toast(`A question takes ${plural(limits.pictures, "picture")} at most.`);
   hold([...tray, picture]);
   field.focus();
-  return true;
 }
 
 export async function from(source) {
@@ -153,9 +154,7 @@ function drops() {
     over(false);
     const { files } = event.dataTransfer;
     if (files.length) add(files);
-    else if (!addLink(event.dataTransfer.getData("text/uri-list").split("\n")[0])) {
-      toast("That is not a picture's address.");
-    }
+    else addLink(event.dataTransfer.getData("text/uri-list").split("\n")[0]);
   });
 }
 

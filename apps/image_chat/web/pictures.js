@@ -2,8 +2,12 @@
 import { $, ask, bytes, plural } from "./dom.js";
 import { newId } from "./store.js";
 
-export const MOST = 16; // pictures in one question
-const MOST_BYTES = 64e6; // the server may take less, and says so
+// What the server takes in one question: its own words once it has said them.
+export const limits = { pictures: 16, bytes: 20 << 20, pixels: Infinity, links: true };
+export function setLimits({ max_images: most, max_image_bytes: size, max_pixels: pixels, url_fetch: links }) {
+  Object.assign(limits, { pictures: most ?? limits.pictures, bytes: size ?? limits.bytes,
+    pixels: pixels ?? limits.pixels, links: links ?? limits.links });
+}
 
 const tag = (data, at, text) => [...text].every((c, i) => data[at + i] === c.charCodeAt(0));
 
@@ -25,7 +29,7 @@ export function sniff(data) {
 async function take(file) {
   const name = (file.name || "picture").slice(0, 200);
   const refuse = (why) => { throw new Error(`${name} ${why}.`); };
-  if (file.size > MOST_BYTES) refuse(`has ${bytes(file.size)}; at most ${bytes(MOST_BYTES)} are taken`);
+  if (file.size > limits.bytes) refuse(`has ${bytes(file.size)}; at most ${bytes(limits.bytes)} are taken`);
   const head = new Uint8Array(await file.slice(0, 16).arrayBuffer().catch(() => refuse("could not be read")));
   const { type, wrong } = sniff(head);
   if (wrong) refuse(wrong);
@@ -36,6 +40,9 @@ async function take(file) {
   picture.width = bitmap.width;
   picture.height = bitmap.height;
   bitmap.close();
+  if (picture.width * picture.height > limits.pixels) {
+    refuse(`has ${picture.width} × ${picture.height} pixels; at most ${plural(limits.pixels, "pixel")} are taken`);
+  }
   return picture;
 }
 
@@ -43,7 +50,7 @@ async function take(file) {
 export async function takeAll(files, room) {
   const taken = await Promise.allSettled([...files].slice(0, Math.max(0, room)).map(take));
   const refused = taken.filter((t) => t.status === "rejected").map((t) => t.reason.message);
-  if (files.length > room) refused.push(`A question takes ${plural(MOST, "picture")} at most.`);
+  if (files.length > room) refused.push(`A question takes ${plural(limits.pictures, "picture")} at most.`);
   return { pictures: taken.filter((t) => t.status === "fulfilled").map((t) => t.value), refused };
 }
 
@@ -96,6 +103,9 @@ export async function askLink() {
   const wrong = $("link-error");
   input.value = "";
   wrong.hidden = true;
+  $("link-on").hidden = !limits.links;
+  $("link-off").hidden = limits.links;
+  $("link-input").disabled = $("link-add").disabled = !limits.links;
   while (await ask($("link")) === "ok") {
     const picture = byLink(input.value);
     if (picture) return picture;

@@ -1,5 +1,5 @@
 // How the model answers, and how the page looks: kept in localStorage, changed in the panel.
-import { $, ask, h, setIcon } from "./dom.js";
+import { $, ask, h, plural, setIcon } from "./dom.js";
 import { key } from "./api.js";
 
 // slide: where the slider ends, short of the number's own bound.
@@ -132,6 +132,8 @@ export async function openSettings(state) {
         checked: theme() === name, onchange: () => setTheme(name) }), h("span", {}, label))))),
     h("section", {}, h("h3", {}, "Server"), h("dl", {},
       h("dt", {}, "Model"), h("dd", {}, state.model ?? "not known yet"),
+      state.device ? [h("dt", {}, "Device"), h("dd", {}, state.device)] : [],
+      state.session ? [h("dt", {}, "Conversation"), h("dd", {}, `${plural(state.session, "token")} at most`)] : [],
       h("dt", {}, "Address"), h("dd", {}, location.host),
       h("dt", {}, "API"), h("dd", {}, h("a", { href: "/docs" }, "/docs"))),
     key.get() ? forget : null));

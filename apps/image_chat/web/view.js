@@ -90,7 +90,7 @@ function asked(message) {
   return turn;
 }
 
-const STAGES = [["queue_ms", "Waiting"], ["encode_ms", "Looking"], ["prefill_ms", "Reading"], ["decode_ms", "Writing"]];
+const STAGES = [["queue_ms", "Preparing"], ["encode_ms", "Looking"], ["prefill_ms", "Reading"], ["decode_ms", "Writing"]];
 
 // What an answer took: one quiet line, and by stage when it is opened.
 function facts({ model, usage, timings, images }) {
@@ -99,27 +99,28 @@ function facts({ model, usage, timings, images }) {
   if (images?.length > 1) line.push(plural(images.length, "picture"));
   const sum = (name) => images.reduce((total, image) => total + (image[name] ?? 0), 0);
   if (images?.length && sum("tiles")) line.push(plural(sum("tiles"), "tile"));
-  if (usage) line.push(plural(usage.completion_tokens ?? 0, "token"));
   const spent = timings ? STAGES.reduce((total, [name]) => total + (timings[name] ?? 0), 0) : 0;
+  const pace = usage && timings?.decode_ms > 0 ? usage.completion_tokens / timings.decode_ms * 1000 : 0;
+  const speed = pace ? pace.toFixed(pace < 100 ? 1 : 0) : "";
+  if (usage) line.push(plural(usage.completion_tokens ?? 0, "token") + (speed ? `, ${speed}/s` : ""));
   if (spent) line.push(seconds(spent));
-  const speed = usage && timings?.decode_ms > 0 ? usage.completion_tokens / timings.decode_ms * 1000 : 0;
-  if (speed) line.push(`${speed.toFixed(speed < 10 ? 1 : 0)} tokens/s`);
   if (!line.length) return null;
   const terms = [];
   const term = (name, value) => terms.push(h("dt", {}, name), h("dd", {}, value));
   (images ?? []).forEach((image, i) => term(images.length > 1 ? `Picture ${i + 1}` : "Picture",
     [image.width && `${image.width} × ${image.height}`,
-      image.tiles && [plural(image.tiles, "tile"), image.tile_size].filter(Boolean).join(" of "),
+      image.tiles && [plural(image.tiles, "tile"), image.tile_size && `${image.tile_size} × ${image.tile_size}`].filter(Boolean).join(" of "),
       image.tokens && plural(image.tokens, "token")].filter(Boolean).join(", ")));
-  if (usage) term("Prompt", plural(usage.prompt_tokens ?? 0, "token"));
-  const rate = speed ? `, ${speed.toFixed(1)} a second` : "";
+  const known = usage?.cached_tokens ? `, ${usage.cached_tokens.toLocaleString("en")} of them read before` : "";
+  if (usage) term("Prompt", plural(usage.prompt_tokens ?? 0, "token") + known);
+  const rate = speed ? `, ${speed} a second` : "";
   if (usage) term("Answer", plural(usage.completion_tokens ?? 0, "token") + rate);
   if (timings?.first_token_ms) term("First word after", seconds(timings.first_token_ms));
   if (model) term("Model", model);
   const bar = spent ? h("div.bar-of-time", { "aria-hidden": "true" }, STAGES.map(([name]) =>
     h("span", { className: name, "--grow": Math.max(0, timings[name] ?? 0) }))) : null;
-  const known = STAGES.filter(([name]) => spent && timings[name] !== undefined);
-  const legend = known.length ? h("ul.legend", { "aria-label": "Time by stage" }, known.map(([name, label]) =>
+  const stages = STAGES.filter(([name]) => spent && timings[name] !== undefined);
+  const legend = stages.length ? h("ul.legend", { "aria-label": "Time by stage" }, stages.map(([name, label]) =>
     h("li", { className: name }, `${label} ${seconds(timings[name])}`))) : null;
   const summary = h("summary", {}, line.map((text) => h("span", {}, text)));
   return h("details.facts", {}, summary, bar, legend, h("dl", {}, terms));
@@ -216,9 +217,15 @@ function say(message) {
   log.append(h("p", {}, words));
 }
 
+// On the way to the end counts as there, unless the reader turns round: an answer may come before a smooth scroll ends.
 const scroll = $("scroll");
-export const atEnd = () => scroll.scrollHeight - scroll.scrollTop - scroll.clientHeight < 80;
+const SCROLL_MS = 1000;
+let bound = 0;
+export const atEnd = () => performance.now() < bound
+  || scroll.scrollHeight - scroll.scrollTop - scroll.clientHeight < 80;
 export function toEnd(smooth = false) {
   const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
+  if (smooth && !calm) bound = performance.now() + SCROLL_MS;
   scroll.scrollTo({ top: scroll.scrollHeight, behavior: smooth && !calm ? "smooth" : "instant" });
 }
+for (const turn of ["wheel", "touchmove", "pointerdown"]) scroll.addEventListener(turn, () => { bound = 0; }, { passive: true });

@@ -62,6 +62,7 @@ test("renamed, searched, deleted, brought back", {}, async ({ page }) => {
   await page.click(".toast >> text=Undo");
   await page.waitForSelector(".list .title >> text=How many eggs");
   await menu(page, "The park", "Delete");
+  await page.waitForSelector(".toast >> text=Deleted “The park”");
   await page.reload();
   await ready(page);
   assert.deepEqual(await titles(page), ["How many eggs are there?"]);

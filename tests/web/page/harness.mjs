@@ -7,6 +7,7 @@ import { createRequire } from "node:module";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { serve } from "../mock_server.mjs";
+import { start } from "./server.mjs";
 
 export const here = dirname(fileURLToPath(import.meta.url));
 export const root = join(here, "../../..");
@@ -16,64 +17,85 @@ const { chromium } = createRequire(join(modules, "x.cjs"))("playwright-core");
 
 export const picture = (name) => join(root, "assets/pictures", name);
 export const sample = (name) => join(root, "tests/images", name);
-export const real = Boolean(process.env.PAGE_URL);
+export const real = Boolean(process.env.IMAGE_CHAT); // a path: the page is served by that program, not by the mock
 const FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
   "--disable-component-update", "--disable-sync", "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"];
 
 let browser;
 let server;
-let url = process.env.PAGE_URL;
+let url;
 before(async () => {
-  if (!real) {
-    server = await serve(0);
-    url = `http://127.0.0.1:${server.address().port}/`;
-  }
+  server = real ? await start() : await serve(0);
+  url = real ? server.url : `http://127.0.0.1:${server.address().port}/`;
   browser = await chromium.launch({ executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium", args: FLAGS });
 });
 after(async () => {
   await browser?.close();
+  if (real) return server?.stop();
   server?.closeAllConnections();
   server?.close();
 });
 
 export const mock = (next) => fetch(`${url}mock`, { method: "POST", body: JSON.stringify(next) });
 
-// test(name, options, body({page, url, reopen})): options.mock is what the mock does next (and keeps the test from a
-// real server); options.statuses are HTTP errors that belong to the test; the rest is for Playwright's context.
+// test(name, options, body({page, url, open, server})): options.mock is what the mock does next (and keeps the test from
+// a real server), options.args those of a real server of the test's own (and keep it from the mock); options.statuses
+// are HTTP errors that belong to the test; the rest is for Playwright's context.
 export function test(name, options, body) {
-  const { mock: next, statuses = [], unready = false, ...context } = options;
-  nodeTest(name, { skip: next && real ? "needs the mock server" : false, timeout: 60000 }, async () => {
+  const { mock: next, args, statuses = [], unready = false, ...context } = options;
+  const skip = next && real ? "needs the mock server" : args && !real ? "needs image-chat" : false;
+  nodeTest(name, { skip, timeout: 120000 }, async () => {
     if (!real) await mock(next ?? {});
-    const wrong = [];
-    const opened = await browser.newContext({ viewport: { width: 1280, height: 800 }, permissions: ["clipboard-read", "clipboard-write"],
-      ...context });
-    opened.setDefaultTimeout(15000);
-    const watch = (page) => {
-      page.on("pageerror", (error) => wrong.push(`exception: ${error.stack}`));
-      page.on("console", (message) => {
-        const status = /status of (\d+)/.exec(message.text())?.[1];
-        if (message.type() === "error" && !statuses.includes(Number(status ?? 0))) wrong.push(`console: ${message.text()}`);
-      });
-      page.on("request", (request) => {
-        if (!/^(blob|data):/.test(request.url()) && !request.url().startsWith(url)) wrong.push(`request to ${request.url()}`);
-      });
-    };
-    const open = async () => {
-      const page = await opened.newPage();
-      watch(page);
-      await page.goto(url);
-      if (!unready) await ready(page);
-      return page;
-    };
+    const own = args ? await start(args) : null;
     try {
-      const page = await open();
-      await body({ page, url, open });
-      await new Promise((resolve) => setTimeout(resolve, 50)); // what comes late
+      await inBrowser(own ?? server, own?.url ?? url, { statuses, unready, context }, body);
     } finally {
-      await opened.close();
+      await own?.stop();
     }
-    assert.deepEqual(wrong, []);
   });
+}
+
+async function inBrowser(served, at, { statuses, unready, context }, body) {
+  const wrong = [];
+  const opened = await browser.newContext({ viewport: { width: 1280, height: 800 }, permissions: ["clipboard-read", "clipboard-write"],
+    ...context });
+  opened.setDefaultTimeout(45000);
+  const watch = (page) => {
+    page.on("pageerror", (error) => wrong.push(`exception: ${error.stack}`));
+    page.on("console", (message) => {
+      const status = /status of (\d+)/.exec(message.text())?.[1];
+      if (message.type() === "error" && !statuses.includes(Number(status ?? 0))) wrong.push(`console: ${message.text()}`);
+    });
+    page.on("request", (request) => {
+      if (!/^(blob|data):/.test(request.url()) && !request.url().startsWith(at)) wrong.push(`request to ${request.url()}`);
+    });
+  };
+  const open = async () => {
+    const page = await opened.newPage();
+    watch(page);
+    await page.goto(at);
+    if (!unready) await ready(page);
+    return page;
+  };
+  try {
+    const page = await open();
+    await body({ page, url: at, open, server: served });
+    await new Promise((resolve) => setTimeout(resolve, 50)); // what comes late
+  } finally {
+    await opened.close();
+  }
+  assert.deepEqual(wrong, []);
+}
+
+// What axe-core calls serious or critical.
+const axe = await readFile(join(modules, "axe-core/axe.min.js"), "utf8");
+export async function accessible(page, where) {
+  await page.waitForTimeout(400); // colours in motion are not what is looked at
+  await page.evaluate(axe); // not a script element: the page's policy refuses those
+  const found = await page.evaluate(async () => (await window.axe.run(document, { resultTypes: ["violations"] })).violations
+    .filter((v) => ["serious", "critical"].includes(v.impact))
+    .map((v) => `${v.id}: ${v.nodes.map((n) => `${n.target} ${n.failureSummary}`).join("; ")}`));
+  assert.deepEqual(found, [], where);
 }
 
 export const ready = (page) => page.waitForSelector(".model[data-state=ready]", { state: "attached" });

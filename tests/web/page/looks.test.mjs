@@ -1,17 +1,5 @@
 // Light and dark, wide and narrow, keyboard, screen reader, axe.
-import { readFile } from "node:fs/promises";
-import { join } from "node:path";
-import { answer, ask, assert, done, modules, picture, ready, test, texts } from "./harness.mjs";
-
-const axe = await readFile(join(modules, "axe-core/axe.min.js"), "utf8");
-async function accessible(page, where) {
-  await page.waitForTimeout(400); // colours in motion are not what is looked at
-  await page.evaluate(axe); // not a script element: the page's policy refuses those
-  const found = await page.evaluate(async () => (await window.axe.run(document, { resultTypes: ["violations"] })).violations
-    .filter((v) => ["serious", "critical"].includes(v.impact))
-    .map((v) => `${v.id}: ${v.nodes.map((n) => `${n.target} ${n.failureSummary}`).join("; ")}`));
-  assert.deepEqual(found, [], where);
-}
+import { accessible, answer, ask, assert, done, picture, ready, test, texts } from "./harness.mjs";
 
 const MARKDOWN = "# Title\n\nSome **bold** and `code`, [a link](https://example.org).\n\n- one\n- two\n\n> said\n\n```js\nlet x = 1;\n```\n\n"
   + "| a | b |\n| --- | --- |\n| 1 | 2 |\n";

@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# The page's tests: run.sh FOLDER [TEST...], where FOLDER is where npm may put what they need. PAGE_URL names a
-# server of the page's; without it they start ../mock_server.mjs. CHROMIUM names the browser.
+# The page's tests: run.sh FOLDER [TEST...], where FOLDER is where npm may put what they need. IMAGE_CHAT names the
+# program that serves the page; without it ../mock_server.mjs does. CHROMIUM names the browser.
 set -euo pipefail
 here=$(cd "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
-modules=$1
+mkdir -p "$1"
+modules=$(cd "$1" && pwd)
 shift
 skip() { echo "skipped: $*"; exit 77; }
 
@@ -13,11 +14,10 @@ command -v npm >/dev/null || skip "npm is not installed"
 export CHROMIUM=${CHROMIUM:-$(command -v chromium || command -v google-chrome || true)}
 [ -x "$CHROMIUM" ] || skip "chromium is not installed (apt: chromium)"
 
-mkdir -p "$modules"
 if ! cmp -s "$here/package-lock.json" "$modules/installed.json"; then
     cp "$here/package.json" "$here/package-lock.json" "$modules"
-    (cd "$modules" && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error) ||
-        skip "npm could not install what the tests need (above)"
+    (cd "$modules" && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error --fetch-retries=1 --fetch-timeout=60000) ||
+        skip "npm could not install what the tests need (above): no network?"
     cp "$here/package-lock.json" "$modules/installed.json"
 fi
 export LV_NODE_MODULES=$modules/node_modules
