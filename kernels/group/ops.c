@@ -502,19 +502,19 @@ static size_t group_kv_block_bytes(lv_backend *be, int n_layers, int n_kv_heads,
            one->ops->kv_block_bytes(one, n_layers, first[1] - first[0], head_dim, kv_dtype);
 }
 
-typedef struct copy_call {
+typedef struct kv_copy_call {
     lv_kv *kv;
     int from, to;
-} copy_call;
+} kv_copy_call;
 
 static lv_status kv_copy_one(lv_group *g, int i, const void *call) {
-    const copy_call *c = call;
+    const kv_copy_call *c = call;
     lv_backend *be = member_of(g, i);
     return be->ops->kv_copy(be, kv_of(c->kv, i), c->from, c->to);
 }
 
 static lv_status group_kv_copy(lv_backend *be, lv_kv *kv, int from, int to) {
-    const copy_call call = {kv, from, to};
+    const kv_copy_call call = {kv, from, to};
     return lv_team_run((lv_group *)be, kv_copy_one, &call);
 }
 
