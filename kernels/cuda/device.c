@@ -141,6 +141,7 @@ static lv_status cuda_upload(lv_backend *be, void *dev, const void *host, size_t
 static lv_status cuda_sync(lv_backend *be) {
     lv_cuda *cuda = (lv_cuda *)be;
     LV_TRY(lv_cuda_enter(cuda));
+    LV_TRY(lv_cuda_flush(cuda));
     LV_CUDA_TRY(cuda, cudaStreamSynchronize(cuda->stream));
     return LV_OK;
 }
@@ -148,6 +149,7 @@ static lv_status cuda_sync(lv_backend *be) {
 static lv_status cuda_download(lv_backend *be, void *host, const void *dev, size_t n_bytes) {
     lv_cuda *cuda = (lv_cuda *)be;
     LV_TRY(lv_cuda_enter(cuda));
+    LV_TRY(lv_cuda_flush(cuda));
     if (n_bytes > 0) {
         LV_CUDA_TRY(cuda,
                     cudaMemcpyAsync(host, dev, n_bytes, cudaMemcpyDeviceToHost, cuda->stream));

@@ -144,6 +144,7 @@ __global__ void __launch_bounds__(COPY_THREADS)
 lv_status lv_cuda_kv_copy(lv_backend *be, lv_kv *kv, int from, int to) {
     const lv_cache_shape cache = {kv->n_layers, kv->n_kv_heads, kv->head_dim, kv->n_blocks};
     LV_TRY(lv_check_kv_copy(cache, from, to));
+    LV_TRY(lv_cuda_enter((lv_cuda *)be));
     // A page is 64 rows of an even number of bytes: whole words of 16.
     const size_t n = 2 * (size_t)kv->n_kv_heads * kv->page_bytes / sizeof(uint4);
     return lv_launch(

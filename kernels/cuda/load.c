@@ -60,6 +60,7 @@ static void copy_pieces(uint8_t *to, const uint8_t *from, size_t n_bytes, int n_
 }
 
 lv_status lv_cuda_copy_in(lv_cuda *cuda, void *dev, const void *host, size_t n_bytes) {
+    LV_TRY(lv_cuda_flush(cuda));
     if (!cuda->loader) {
         LV_TRY(open_loader(cuda));
     }

@@ -139,6 +139,7 @@ static lv_status grow(lv_cuda *cuda, size_t n_bytes) {
 
 static lv_status upload(lv_cuda *cuda, const lv_batch *b) {
     lv_device_batch host;
+    LV_TRY(lv_cuda_flush(cuda)); // what was put off still wants the batch before
     if (b->inv_freq && b->head_dim < 2) {
         return lv_fail(LV_EINVAL, "batch with rotary frequencies and head_dim %d", b->head_dim);
     }

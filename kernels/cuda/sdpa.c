@@ -304,6 +304,7 @@ lv_status lv_cuda_dnn_attention(lv_cuda *cuda, const void *qkv, int n, int n_row
         return lv_fail(LV_EUNSUPPORTED, "cuDNN: %s", dnn->refusal);
     }
     LV_TRY(find_plan(cuda, dnn, &wanted, &p));
+    LV_TRY(lv_cuda_flush(cuda));
     const int64_t ids[N_TENSORS] = {ID_Q, ID_K, ID_V, ID_OUT, ID_SCALE};
     const size_t d_bytes = (size_t)n_heads * (size_t)head_dim * 2;
     const uint8_t *q = qkv;

@@ -334,15 +334,18 @@ static bool plan(const lv_cuda *cuda, chain_args *a) {
 }
 
 static lv_status open_chain(lv_cuda *cuda) {
+    struct lv_chain *c;
     void *dev;
-    struct lv_chain *c = (struct lv_chain *)calloc(1, sizeof *c);
-    if (!c) {
-        return lv_fail(LV_ENOMEM, "out of memory");
-    }
-    cuda->chain = c;
     LV_TRY(lv_cuda_alloc(&cuda->base, sizeof *c->arrived, &dev));
+    lv_status status = lv_cuda_check(
+        cuda, cudaMemsetAsync(dev, 0, sizeof *c->arrived, cuda->stream), "few rows, chain");
+    c = status == LV_OK ? (struct lv_chain *)calloc(1, sizeof *c) : NULL;
+    if (!c) {
+        lv_cuda_free(&cuda->base, dev);
+        return status == LV_OK ? lv_fail(LV_ENOMEM, "out of memory") : status;
+    }
     c->arrived = (unsigned long long *)dev;
-    LV_CUDA_TRY(cuda, cudaMemsetAsync(dev, 0, sizeof *c->arrived, cuda->stream));
+    cuda->chain = c;
     return LV_OK;
 }
 
