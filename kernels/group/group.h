@@ -72,6 +72,7 @@ struct lv_group {
     lv_allocation *allocations; // [n_allocations] by member 0's address
     int n_allocations, capacity;
     void *parts[LV_MAX_MEMBERS]; // dev, of logits before they are joined
+    size_t part_row_bytes[LV_MAX_MEMBERS];
     // Team (team.c)
     long spin_ns; // how long a thread looks before it sleeps
     pthread_mutex_t lock;

@@ -589,8 +589,13 @@ typedef struct logits_call {
 // keep its address.
 static lv_status reserve_parts(lv_group *g, int i, size_t row_bytes) {
     lv_backend *be = member_of(g, i);
-    return g->parts[i] ? LV_OK
-                       : be->ops->alloc(be, LV_MAX_ROWS * (size_t)g->n * row_bytes, &g->parts[i]);
+    if (g->parts[i]) {
+        return row_bytes <= g->part_row_bytes[i]
+                   ? LV_OK
+                   : lv_fail(LV_EUNSUPPORTED, "a second, wider head on one group of devices");
+    }
+    g->part_row_bytes[i] = row_bytes;
+    return be->ops->alloc(be, LV_MAX_ROWS * (size_t)g->n * row_bytes, &g->parts[i]);
 }
 
 static lv_status logits_one(lv_group *g, int i, const void *call) {
