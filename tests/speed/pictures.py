@@ -8,7 +8,10 @@ import os
 import random
 import sys
 
-from PIL import Image, ImageDraw
+try:
+    from PIL import Image, ImageDraw
+except ImportError:
+    sys.exit("pictures.py: Pillow is not installed for this python3 (apt: python3-pil)")
 
 
 def draw(seed, width, height):
