@@ -46,9 +46,8 @@ typedef struct describe_options {
     bool json, quiet, verbose, help, version;
     bool recursive, overwrite, append, prepend, fail_fast;
     const char *output, *sidecar, *prefix, *suffix, *failures;
-    lv_shard shard; // as --shard or the ranks say; {0, 1}: all pictures
-    bool has_rope;
-    lv_rope_config rope;
+    lv_shard shard;      // as --shard or the ranks say; {0, 1}: all pictures
+    lv_rope_config rope; // of a plain type: not given
     lv_model_options model;
     lv_engine_options engine;
     lv_grammar *grammar; // of --json-schema; params borrows it

@@ -53,8 +53,10 @@ class Options(Case):
             self.refused("--rope-scaling", value, "good.png", naming="linear:2")
         for value in ("4", "08", "8x", ""):
             self.refused("--quant-policy", value, "good.png", naming="0 or 8")
-        for value in ("0", "-1", "8X", "8GB", "1.5G", "99999999999999999999", "16777216000G", ""):
-            self.refused("--kv-memory", value, "good.png", naming="500M or 8G")
+        for value in ("0", "-1", "8X", "8GB", "1.3K", "K", "99999999999999999999", "16777216000G", ""):
+            self.refused("--kv-memory", value, "good.png", naming="as in 500M")
+        for value in ("1", "500M", "8g", "1.5G"):
+            self.refused("--kv-memory", value, naming="no picture")
         for value in ("0", "1", "2", "half"):
             self.refused("--cache-max-entry-count", value, "good.png", naming="from 0.001 to 0.99")
         for value in ("0", "257", "x"):
