@@ -17,8 +17,7 @@ typedef struct name_list {
 typedef struct server_options {
     lv_model_options model;
     lv_engine_options engine;
-    bool has_rope;
-    lv_rope_config rope;
+    lv_rope_config rope; // of a plain type: not given
 
     const char *name; // address to bind
     int port;         // 0: any free one

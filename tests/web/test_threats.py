@@ -373,6 +373,21 @@ class Origins(Case):
             self.assertEqual(done.returncode, 2)
             self.assertIn(b"--allow-origin", done.stderr)
 
+    def test_wrong_command_lines(self):
+        for args, words in ((["x"], "x: no such option"), (["--", "x"], "x: no such option"),
+                            (["--server-prt=1"], "did you mean --server-port?"),
+                            (["-qx"], "-x: no such option"), (["-p70000"], "from 0 to 65535"),
+                            (["-p"], "-p wants PORT"), (["--quiet=1"], "no value"),
+                            (["--api-key", ""], "the KEY is empty"),
+                            (["--max-pixels", "1.3K"], "from 1 to"),
+                            (["--kv-memory", "63K"], "from 65536"),
+                            (["--max-body-bytes", "2G"], "from 1024 to 1073741824"),
+                            (["--device", "gpu"], "cuda:N"), (["--quant-policy", "4"], "0 or 8"),
+                            (["--allow-host", "a"] * 65, "--allow-host: more than 64")):
+            done = subprocess.run([IMAGE_CHAT, *args], capture_output=True, text=True, timeout=20)
+            self.assertEqual((done.returncode, done.stdout, done.stderr.count("\n")), (2, "", 1), args)
+            self.assertIn(words, done.stderr)
+
 
 class Keys(Case):
     args = ("--api-key", "first-key", "--api-key", "second-key")
