@@ -31,9 +31,7 @@ typedef struct bench_options {
     const char *write_dir; // where the synthetic one is kept; NULL: it is removed
     const char *tokenizer; // a tokenizer.model to put beside it
     bool dense;            // f16 decoder instead of int4
-    const char *device;
-    int tp; // devices; 0: one
-    int n_threads;
+    lv_backend_options backend;
     unsigned stages; // of bench_stage; 0: not given
     bench_list tiles;
     bench_list prompts;  // tokens of a prefill
@@ -42,7 +40,7 @@ typedef struct bench_options {
     bench_list kv;       // lv_dtype; LV_NONE: the backend's default
     int n_decode;        // tokens decoded; 0: not given
     lv_llm_options llm;
-    bool json;
+    bool json, help;
 } bench_options;
 
 // One line of the report.

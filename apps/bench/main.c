@@ -24,7 +24,7 @@ static lv_status write_kept(const bench_options *o) {
 }
 
 static lv_status run(bench *b, bench_options *o) {
-    const int n_threads = o->n_threads ? o->n_threads : omp_get_num_procs();
+    const int n_threads = o->backend.n_threads ? o->backend.n_threads : omp_get_num_procs();
     bench_fill_options(o, b->config, b->be->is_gpu);
     const bool compares =
         o->stages & (BENCH_CEILINGS | BENCH_ENCODE | BENCH_PREFILL | BENCH_DECODE);
@@ -49,7 +49,6 @@ int main(int argc, char **argv) {
     if (exit_status >= 0) {
         return exit_status;
     }
-    lv_backend_options backend = {.device = o.device, .n_threads = o.n_threads, .tp = o.tp};
     lv_checkpoint *checkpoint = NULL;
     lv_status status = LV_OK;
     const char *dir = o.model;
@@ -60,7 +59,7 @@ int main(int argc, char **argv) {
             goto done;
         }
     }
-    LV_TRY_DONE(lv_backend_open(&backend, &b.be));
+    LV_TRY_DONE(lv_backend_open(&o.backend, &b.be));
     if (o.synthetic && !o.write_dir) {
         LV_TRY_DONE(make_folder(temporary, sizeof temporary));
         dir = temporary;

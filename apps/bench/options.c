@@ -1,227 +1,145 @@
-// The command line, and what is run where it does not say.
-#include <errno.h>
-#include <getopt.h>
+// llava-bench's command line, and what is run where it does not say.
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "apps/bench/bench.h"
+#include "apps/command_line.h"
 
-static const char usage[] =
-    "usage: llava-bench (--synthetic NAME | -m MODEL) [options]\n"
-    "  --synthetic NAME   random weights of real shapes, W4 decoder: llava-1.5-7b, llava-1.6-7b,\n"
-    "                     llava-1.5-13b, llava-1.6-13b, llava-1.6-mistral-7b, demo\n"
-    "                     (written to $TMPDIR, or /tmp, and removed: 4.5 GB for 7B)\n"
-    "  --dense            with an f16 decoder (14 GB for 7B)\n"
-    "  --write DIR        keep it in DIR; without --stages nothing is run\n"
-    "  --tokenizer FILE   copy FILE to DIR/tokenizer.model, for describe --model DIR\n"
-    "  -m, --model MODEL  a checkpoint folder or org/name\n"
-    "  --quantize-weights round a dense decoder to int4 while loading\n"
-    "  --int8-head        keep the decoder's last linear in int8\n"
-    "  --device NAME      auto, cpu, cuda, cuda:N\n"
-    "  --tp N             tensor parallelism over N devices from that one on\n"
-    "  --threads N        CPU threads (default: all this process may use)\n"
-    "  --stages LIST      of load, preprocess, encode, prefill, decode, answer, ceilings\n"
-    "                     (default: all on a GPU; on a CPU not answer). Ceilings are measured\n"
-    "                     for every stage that is compared with them\n"
-    "  --tiles LIST       tiles of the CLIP pass\n"
-    "  --prompts LIST     tokens of the prefill\n"
-    "  --contexts LIST    tokens cached before decoding\n"
-    "  --batches LIST     sequences decoded together\n"
-    "  --kv LIST          of f32, f16, i8 (default: f16 and i8 on a GPU, f32 on a CPU)\n"
-    "  --decode-tokens N  tokens decoded and timed, one by one\n"
-    "  --json             print JSON\n"
-    "A LIST is one or more values with commas between: --contexts 512,2204.\n"
-    "LV_CPU_ISA=portable|avx2|avx512|vnni takes a lesser instruction set than the CPU's best.\n";
-
-static const struct {
-    const char *name;
-    int value;
-} stage_names[] = {{"ceilings", BENCH_CEILINGS},     {"load", BENCH_LOAD},
-                   {"preprocess", BENCH_PREPROCESS}, {"encode", BENCH_ENCODE},
-                   {"prefill", BENCH_PREFILL},       {"decode", BENCH_DECODE},
-                   {"answer", BENCH_ANSWER}},
-  kv_names[] = {{"f32", LV_F32}, {"f16", LV_F16}, {"i8", LV_I8}};
-
-static bool read_number(const char *text, int max, int *out) {
-    char *end;
-    errno = 0;
-    long value = strtol(text, &end, 10);
-    if (errno || end == text || *end || value < 1 || value > max) {
-        fprintf(stderr, "llava-bench: \"%s\": expected a number from 1 to %d\n", text, max);
-        return false;
-    }
-    *out = (int)value;
-    return true;
-}
-
-// Calls read(item, max, value) for each item of a comma-separated list.
-static bool read_list(const char *text, int max, bool (*read)(const char *, int, int *),
-                      bench_list *out) {
+// Lets `take` read each item of a comma-separated list.
+static lv_status take_list(const option_spec *spec, const char *text, option_take *take,
+                           bench_list *out) {
     char item[32];
     out->n = 0;
     for (;;) {
-        size_t n = strcspn(text, ",");
+        const size_t n = strcspn(text, ",");
         snprintf(item, sizeof item, "%.*s", (int)n, text);
         if (out->n == BENCH_MAX_LIST) {
-            fprintf(stderr, "llava-bench: a list of more than %d values\n", BENCH_MAX_LIST);
-            return false;
+            return lv_fail(LV_ELIMIT, "--%s: a list of more than %d values", spec->name,
+                           BENCH_MAX_LIST);
         }
-        if (!read(item, max, &out->values[out->n++])) {
-            return false;
-        }
+        LV_TRY(take(spec, item, &out->values[out->n++]));
         if (!text[n]) {
-            return true;
+            return LV_OK;
         }
         text += n + 1;
     }
 }
 
-static bool read_kv(const char *text, int max, int *out) {
-    (void)max;
-    for (size_t i = 0; i < sizeof kv_names / sizeof *kv_names; i++) {
-        if (strcmp(text, kv_names[i].name) == 0) {
-            *out = kv_names[i].value;
-            return true;
-        }
-    }
-    fprintf(stderr, "llava-bench: --kv %s: expected f32, f16 or i8\n", text);
-    return false;
+static lv_status take_ints(const option_spec *spec, const char *text, void *field) {
+    return take_list(spec, text, take_int, field);
 }
 
-static bool read_stage(const char *text, int max, int *out) {
-    (void)max;
-    for (size_t i = 0; i < sizeof stage_names / sizeof *stage_names; i++) {
-        if (strcmp(text, stage_names[i].name) == 0) {
-            *out = stage_names[i].value;
-            return true;
+static lv_status take_kv(const option_spec *spec, const char *text, void *field) {
+    static const struct {
+        const char *name;
+        lv_dtype type;
+    } types[] = {{"f32", LV_F32}, {"f16", LV_F16}, {"i8", LV_I8}};
+    for (size_t i = 0; i < sizeof types / sizeof *types; i++) {
+        if (strcmp(text, types[i].name) == 0) {
+            *(int *)field = types[i].type;
+            return LV_OK;
         }
     }
-    fprintf(stderr, "llava-bench: --stages %s: llava-bench --help lists them\n", text);
-    return false;
+    return lv_fail(LV_EINVAL, "--%s %s: expected f32, f16 or i8", spec->name, text);
 }
 
-static bool read_stages(const char *text, unsigned *out) {
+static lv_status take_kvs(const option_spec *spec, const char *text, void *field) {
+    return take_list(spec, text, take_kv, field);
+}
+
+static lv_status take_stage(const option_spec *spec, const char *text, void *field) {
+    static const struct {
+        const char *name;
+        bench_stage stage;
+    } stages[] = {{"ceilings", BENCH_CEILINGS},     {"load", BENCH_LOAD},
+                  {"preprocess", BENCH_PREPROCESS}, {"encode", BENCH_ENCODE},
+                  {"prefill", BENCH_PREFILL},       {"decode", BENCH_DECODE},
+                  {"answer", BENCH_ANSWER}};
+    for (size_t i = 0; i < sizeof stages / sizeof *stages; i++) {
+        if (strcmp(text, stages[i].name) == 0) {
+            *(int *)field = stages[i].stage;
+            return LV_OK;
+        }
+    }
+    return lv_fail(LV_EINVAL, "--%s %s: llava-bench --help lists them", spec->name, text);
+}
+
+static lv_status take_stages(const option_spec *spec, const char *text, void *field) {
     bench_list list;
-    if (!read_list(text, 0, read_stage, &list)) {
-        return false;
-    }
+    LV_TRY(take_list(spec, text, take_stage, &list));
     for (int i = 0; i < list.n; i++) {
-        *out |= (unsigned)list.values[i];
+        *(unsigned *)field |= (unsigned)list.values[i];
     }
-    return true;
+    return LV_OK;
 }
 
-enum {
-    SYNTHETIC = 256,
-    DENSE,
-    WRITE,
-    TOKENIZER,
-    INT4,
-    INT8_HEAD,
-    DEVICE,
-    TP,
-    THREADS,
-    STAGES,
-    TILES,
-    PROMPTS,
-    CONTEXTS,
-    BATCHES,
-    KV,
-    DECODE,
-    JSON
+#define AT(field) offsetof(bench_options, field)
+
+static const option_spec specs[] = {
+    {"Model", 0, "synthetic", "NAME", take_name, AT(synthetic), 0, 0,
+     "random weights of real shapes, W4 decoder: llava-1.5-7b,\n"
+     "llava-1.6-7b, llava-1.5-13b, llava-1.6-13b,\n"
+     "llava-1.6-mistral-7b, demo (written to $TMPDIR, or /tmp, and\n"
+     "removed: 4.5 GB for 7B)"},
+    {NULL, 0, "dense", NULL, take_flag, AT(dense), 0, 0, "with an f16 decoder (14 GB for 7B)"},
+    {NULL, 0, "write", "DIR", take_name, AT(write_dir), 0, 0,
+     "keep it in DIR; without --stages nothing is run"},
+    {NULL, 0, "tokenizer", "FILE", take_name, AT(tokenizer), 0, 0,
+     "copy FILE to DIR/tokenizer.model, for describe --model DIR"},
+    {NULL, 'm', "model", "MODEL", take_name, AT(model), 0, 0, "a checkpoint folder or org/name"},
+    WEIGHT_OPTIONS(bench_options, llm),
+    DEVICE_OPTIONS(bench_options, backend),
+
+    {"Measurements", 0, "stages", "LIST", take_stages, AT(stages), 0, 0,
+     "of load, preprocess, encode, prefill, decode, answer, ceilings\n"
+     "(default: all on a GPU; on a CPU not answer). Ceilings are\n"
+     "measured for every stage that is compared with them"},
+    {NULL, 0, "tiles", "LIST", take_ints, AT(tiles), 1, 1024, "tiles of the CLIP pass"},
+    {NULL, 0, "prompts", "LIST", take_ints, AT(prompts), 1, 65536, "tokens of the prefill"},
+    {NULL, 0, "contexts", "LIST", take_ints, AT(contexts), 1, 65536,
+     "tokens cached before decoding"},
+    {NULL, 0, "batches", "LIST", take_ints, AT(batches), 1, 256, "sequences decoded together"},
+    {NULL, 0, "kv", "LIST", take_kvs, AT(kv), 0, 0,
+     "of f32, f16, i8 (default: f16 and i8 on a GPU, f32 on a CPU)"},
+    {NULL, 0, "decode-tokens", "N", take_int, AT(n_decode), 1, 65536,
+     "tokens decoded and timed, one by one"},
+
+    {"Output", 0, "json", NULL, take_flag, AT(json), 0, 0, "print JSON"},
+    {NULL, 'h', "help", NULL, take_flag, AT(help), 0, 0, "this text"},
 };
 
-static bool read_flag(int c, bench_options *o) {
-    switch (c) {
-    case SYNTHETIC:
-        o->synthetic = optarg;
-        return true;
-    case 'm':
-        o->model = optarg;
-        return true;
-    case DENSE:
-        return o->dense = true;
-    case WRITE:
-        o->write_dir = optarg;
-        return true;
-    case TOKENIZER:
-        o->tokenizer = optarg;
-        return true;
-    case INT4:
-        return o->llm.int4_weights = true;
-    case INT8_HEAD:
-        return o->llm.int8_head = true;
-    case DEVICE:
-        o->device = optarg;
-        return true;
-    case JSON:
-        return o->json = true;
-    default:
-        return false;
-    }
-}
+static const help_note notes[] = {
+    {"Environment", "  LV_CPU_ISA=portable|avx2|avx512|vnni takes a lesser instruction "
+                    "set than the CPU's best\n"},
+};
 
-static bool read_option(int c, bench_options *o) {
-    switch (c) {
-    case TP:
-        return read_number(optarg, 8, &o->tp);
-    case THREADS:
-        return read_number(optarg, 1024, &o->n_threads);
-    case STAGES:
-        return read_stages(optarg, &o->stages);
-    case TILES:
-        return read_list(optarg, 1024, read_number, &o->tiles);
-    case PROMPTS:
-        return read_list(optarg, 65536, read_number, &o->prompts);
-    case CONTEXTS:
-        return read_list(optarg, 65536, read_number, &o->contexts);
-    case BATCHES:
-        return read_list(optarg, 256, read_number, &o->batches);
-    case KV:
-        return read_list(optarg, 0, read_kv, &o->kv);
-    case DECODE:
-        return read_number(optarg, 65536, &o->n_decode);
-    default:
-        return read_flag(c, o);
-    }
-}
+static const command_line line = {
+    .program = "llava-bench",
+    .purpose = "speed of each stage beside the ceilings measured in the same run",
+    .usage = "(--synthetic NAME | -m MODEL) [OPTIONS]",
+    .about = "A LIST is one or more values with commas between: --contexts 512,2204.\n",
+    .specs = specs,
+    .n_specs = sizeof specs / sizeof *specs,
+    .notes = notes,
+    .n_notes = sizeof notes / sizeof *notes,
+};
 
 int bench_read_options(int argc, char **argv, bench_options *out) {
-    static const struct option names[] = {{"synthetic", 1, NULL, SYNTHETIC},
-                                          {"dense", 0, NULL, DENSE},
-                                          {"write", 1, NULL, WRITE},
-                                          {"tokenizer", 1, NULL, TOKENIZER},
-                                          {"model", 1, NULL, 'm'},
-                                          {"quantize-weights", 0, NULL, INT4},
-                                          {"int8-head", 0, NULL, INT8_HEAD},
-                                          {"device", 1, NULL, DEVICE},
-                                          {"tp", 1, NULL, TP},
-                                          {"threads", 1, NULL, THREADS},
-                                          {"stages", 1, NULL, STAGES},
-                                          {"tiles", 1, NULL, TILES},
-                                          {"prompts", 1, NULL, PROMPTS},
-                                          {"contexts", 1, NULL, CONTEXTS},
-                                          {"batches", 1, NULL, BATCHES},
-                                          {"kv", 1, NULL, KV},
-                                          {"decode-tokens", 1, NULL, DECODE},
-                                          {"json", 0, NULL, JSON},
-                                          {"help", 0, NULL, 'h'},
-                                          {NULL, 0, NULL, 0}};
-    bool ok = true;
-    for (int c; ok && (c = getopt_long(argc, argv, "m:h", names, NULL)) != -1;) {
-        if (c == 'h') {
-            fputs(usage, stdout);
-            return 0;
-        }
-        ok = read_option(c, out);
+    lv_status status = command_line_parse(&line, argc, argv, out);
+    if (status == LV_OK && out->help) {
+        command_line_help(&line);
+        return 0;
     }
-    if (ok && !out->synthetic && (out->dense || out->write_dir || out->tokenizer)) {
-        fprintf(stderr, "llava-bench: --dense, --write and --tokenizer go with --synthetic\n");
-        ok = false;
+    if (status == LV_OK) {
+        const usage_rule rules[] = {
+            {!out->synthetic && (out->dense || out->write_dir || out->tokenizer),
+             "--dense, --write and --tokenizer go with --synthetic"},
+            {!out->synthetic == !out->model, "one of --synthetic and --model says what to measure"},
+        };
+        status = command_line_check(&line, rules, sizeof rules / sizeof *rules);
     }
-    if (!ok || optind < argc || !out->synthetic == !out->model) {
-        fputs(usage, stderr);
+    if (status != LV_OK) {
+        fprintf(stderr, "llava-bench: %s\n", lv_error());
         return 2;
     }
     return -1;

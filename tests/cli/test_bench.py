@@ -61,8 +61,17 @@ class Bench(Case):
         for args, words in ((["--synthetic", "demo", "--stages", "dance"], "--stages dance"),
                             (["--synthetic", "demo", "--kv", "f16,f8"], "--kv f8"),
                             (["-m", "x", "--dense"], "go with --synthetic"),
-                            (["--synthetic", "demo", "--batches", "1,,2"], "expected a number")):
-            self.assertIn(words, self.bench(*args, status=2).stderr)
+                            (["--synthetic", "demo", "--batches", "1,,2"], "expected a whole number"),
+                            (["--synthetic", "demo", "--batches", "257"], "from 1 to 256"),
+                            (["--synthetic", "demo", "--tiles", "1," * 16 + "1"], "more than 16"),
+                            (["--synthetic", "demo", "--device", "gpu"], "cuda:N"),
+                            (["--synth", "demo"], "did you mean --synthetic?"),
+                            (["--synthetic", "demo", "-m", "x"], "one of --synthetic and --model"),
+                            (["x"], "x: no such option"),
+                            ([], "one of --synthetic and --model")):
+            done = self.bench(*args, status=2)
+            self.assertEqual((done.stdout, done.stderr.count("\n")), ("", 1), done.stderr)
+            self.assertIn(words, done.stderr)
         self.assertIn("llava-1.6-7b", self.bench("--synthetic", "llava-9", status=1).stderr)
 
 
