@@ -41,6 +41,7 @@
 #define BLOCK (WARPS * 32) // threads that multiply
 #define FINISHERS 64       // threads of a half that finish its sums: 8 rows, 8 columns
 #define THREADS (BLOCK + HALVES * FINISHERS)
+#define ARRIVALS (HALVES * FINISHERS / 32) // of a block after a product: one a warp that stores
 #define MOST_JOBS 4
 #define SUMS (LV_SLICES * 128) // of a tile: f32 [slice][row][column]
 
@@ -48,7 +49,7 @@ typedef struct chain_args {
     lv_small_job jobs[MOST_JOBS];
     int n_jobs;
     int stages, per_slot;        // slots of a ring, records of a slot
-    unsigned long long *arrived; // blocks that have ended a product, of all kernels so far
+    unsigned long long *arrived; // ARRIVALS a block and product, of all kernels so far
 } chain_args;
 
 struct lv_chain {
@@ -169,12 +170,15 @@ __device__ static inline unsigned long long arrivals(const unsigned long long *a
     return n;
 }
 
-// All threads of all blocks have ended the product before; what they stored is seen.
+// All blocks have ended the product before; what they stored is seen. Only warps that finish sums
+// store, and none of them has copies under way that a release would wait for.
 __device__ static inline void meet(unsigned long long *arrived, unsigned long long goal) {
-    asm volatile("bar.sync 1, %0;" ::"n"(THREADS) : "memory");
-    if (threadIdx.x == 0) {
-        asm volatile("red.release.gpu.global.add.u64 [%0], 1;" ::"l"(arrived) : "memory");
-        while (arrivals(arrived) < goal) {
+    if (threadIdx.x >= BLOCK) {
+        __syncwarp();
+        if (threadIdx.x % 32 == 0) {
+            asm volatile("red.release.gpu.global.add.u64 [%0], 1;" ::"l"(arrived) : "memory");
+        }
+        while (threadIdx.x == BLOCK && arrivals(arrived) < goal) {
         }
     }
     asm volatile("bar.sync 1, %0;" ::"n"(THREADS) : "memory");
@@ -292,9 +296,9 @@ static __global__ void __launch_bounds__(THREADS, 1)
         const lv_norm_head head = lv_norm_ahead<BLOCK>(multiplies ? job.norm : nullptr, job.n_in);
         if (i == 0) {
             lv_wait_previous(); // the last kernel that counted has ended as well
-            goal = arrivals(a.arrived) / gridDim.x * gridDim.x;
+            goal = arrivals(a.arrived) / (gridDim.x * ARRIVALS) * (gridDim.x * ARRIVALS);
         } else {
-            goal += gridDim.x;
+            goal += gridDim.x * ARRIVALS;
             meet(a.arrived, goal);
         }
         if (!multiplies) {
