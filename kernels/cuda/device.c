@@ -319,9 +319,13 @@ lv_status lv_cuda_open(const lv_backend_options *options, lv_backend **out) {
     *out = NULL;
     const cudaError_t error = cudaGetDeviceCount(&n_devices);
     if (error != cudaSuccess || n_devices == 0) {
+        int driver = 0; // 0: none
         cudaGetLastError();
-        return lv_fail(LV_EDEVICE, "no usable CUDA device: %s",
-                       error == cudaSuccess ? "none found" : cudaGetErrorString(error));
+        cudaDriverGetVersion(&driver);
+        return lv_fail(LV_EDEVICE, "%s",
+                       driver == 0            ? "no NVIDIA driver is installed"
+                       : error == cudaSuccess ? "the NVIDIA driver finds no device"
+                                              : cudaGetErrorString(error));
     }
     LV_TRY(read_device(options->device ? options->device : "auto", n_devices, &device));
     lv_cuda *cuda = calloc(1, sizeof *cuda);
