@@ -35,7 +35,8 @@
 //   bulk copies that end on a barrier each; f16 and int8: 3 of 2 KiB by cp.async, each lane its own
 //   fragments), 134 KiB an SM for int4 and 96 else, running on across tiles. Weights are asked for
 //   before the previous kernel's end; x is then staged, with its norm and its sums, in shared
-//   memory. Slices meet in shared memory, two buffers, one barrier a tile.
+//   memory. Slices meet in shared memory, two buffers, one barrier a tile. On sm_90 a step's int4
+//   products that follow one another run in one kernel instead: small_chain.cu.
 // wide (m > 4)      A kernel before gathers and norms x and leaves it, with its groups' sums, as
 //   slabs (small_wide.h) of 128 k of up to 32 rows. A warp has two tiles of one part of K and a
 //   ring of their units, so that 16 bytes of x a lane serve four mma; a block of up to 12 warps
