@@ -72,6 +72,7 @@ for (const way of ["button", "Escape", "reload", "deletion"]) {
     await idle(server);
     assert.equal(await server.metric("running"), 0);
     if (way === "deletion") {
+      await page.waitForSelector(".toast >> text=Deleted"); // the server may be told before the storage is done
       assert.equal(await page.isVisible("#empty"), true);
       assert.equal(await page.locator(".list li").count(), 0);
       return;
