@@ -419,12 +419,12 @@ async function begin() {
     $("main").style.setProperty("--gutter", `${$("scroll").offsetWidth - $("scroll").clientWidth}px`);
     if (follow && state.open) view.toEnd();
   }).observe(document.querySelector(".dock"));
-  connect();
   if (!await store.open()) toast("This browser keeps nothing here: conversations end with this tab.");
   state.list = await store.list().catch(() => []);
   if (/^#[0-9a-f]{8,64}$/.test(location.hash)) await open(location.hash.slice(1));
   else paint();
   if (matchMedia("(pointer: fine)").matches) $("question").focus();
+  connect(); // not before: a question can be sent from then on, and must find the storage open
 }
 
 begin();

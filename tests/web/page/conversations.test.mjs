@@ -147,6 +147,7 @@ test("a file that is not right is refused whole, with the reason", {}, async ({ 
 
 test("a conversation that begins with \"Describe\" is named by its answer", { mock: {} }, async ({ page }) => {
   await ask(page, "Describe this picture.", [picture("beach.png")]);
+  await page.waitForSelector(".list .title >> text=A crab"); // once it is saved
   assert.deepEqual(await titles(page), ["A crab, a palm tree, a sailboat and a sun at the beach"]);
 });
 

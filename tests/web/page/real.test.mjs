@@ -10,7 +10,7 @@ const last = (list) => list[list.length - 1];
 // Changes what the page asks, so that the real server does what a test needs.
 const alter = (page, change) => page.route(CHAT, (route) =>
   route.continue({ postData: JSON.stringify(change(route.request().postDataJSON())) }));
-const endless = (page) => alter(page, (body) => ({ ...body, ...ENDLESS }));
+const endless = (page, more = {}) => alter(page, (body) => ({ ...body, ...ENDLESS, ...more }));
 const words = (page) => page.waitForFunction(() =>
   [...document.querySelectorAll(".writing .prose")].at(-1)?.innerText.length > 60);
 const idle = (server) => until(async () => await server.metric("chat_requests") === 0, "a server without requests");
@@ -55,8 +55,10 @@ test("what the server measured is what the page tells", own, async ({ page, serv
 });
 
 for (const way of ["button", "Escape", "reload", "deletion"]) {
-  test(`stopped by ${way}: what was said stays, the slot is free`, { ...own, statuses: [0] }, async ({ page, server }) => {
-    await endless(page);
+  // Long enough for any machine not to be done before the reload.
+  const args = ["--session-len", "32768", "--rope-scaling", "dynamic:16"];
+  test(`stopped by ${way}: what was said stays, the slot is free`, { args, statuses: [0] }, async ({ page, server }) => {
+    await endless(page, { max_tokens: 30000 });
     await begin(page, "Tell me all.", [picture("beach.png")]);
     assert.equal(await server.metric("running"), 1);
     if (way === "button") await page.click("#send.running");

@@ -44,4 +44,4 @@ export async function start(args = [], port = 0) {
 
 // An answer of random words without an end in sight.
 export const ENDLESS = { temperature: 1.2, max_tokens: 2000,
-  response_format: { type: "json_schema", json_schema: { schema: { type: "string", minLength: 8000 } } } };
+  response_format: { type: "json_schema", json_schema: { schema: { type: "string", minLength: 100000 } } } };
