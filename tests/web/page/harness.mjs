@@ -113,9 +113,10 @@ export async function ask(page, text, files = []) {
   return request.postDataJSON();
 }
 
+// The answer is whole, saved, and all of the page knows.
 export const done = (page) => page.waitForFunction(() => {
   const last = [...document.querySelectorAll("article.answer")].at(-1);
-  return last && last.getAttribute("aria-busy") === "false";
+  return last && last.getAttribute("aria-busy") === "false" && !document.querySelector("#send.running");
 });
 
 export const answer = (page) => page.locator("article.answer").last();
