@@ -145,9 +145,23 @@ test("a file that is not right is refused whole, with the reason", {}, async ({ 
   await page.waitForSelector(".toast >> text=Imported 1 conversation");
 });
 
+test("asked as soon as the page lets one, a question is kept, however slow the storage", {}, async ({ page, open }) => {
+  await page.context().addInitScript(() => {
+    const { get, set } = Object.getOwnPropertyDescriptor(IDBRequest.prototype, "onsuccess");
+    Object.defineProperty(IDBRequest.prototype, "onsuccess", { configurable: true, get,
+      set(answer) { set.call(this, (event) => setTimeout(() => answer.call(this, event), 700)); } });
+  });
+  const slow = await open();
+  await ask(slow, "Is there a dog?", [picture("park.png")]);
+  assert.deepEqual(await titles(slow), ["Is there a dog?"]);
+  await slow.reload();
+  await slow.waitForSelector("article.answer");
+  await slow.waitForSelector(".plate img");
+  assert.deepEqual(await titles(slow), ["Is there a dog?"]);
+});
+
 test("a conversation that begins with \"Describe\" is named by its answer", { mock: {} }, async ({ page }) => {
   await ask(page, "Describe this picture.", [picture("beach.png")]);
-  await page.waitForSelector(".list .title >> text=A crab"); // once it is saved
   assert.deepEqual(await titles(page), ["A crab, a palm tree, a sailboat and a sun at the beach"]);
 });
 

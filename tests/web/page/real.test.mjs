@@ -54,10 +54,9 @@ test("what the server measured is what the page tells", own, async ({ page, serv
   assert.match(await page.innerText("#settings-body"), /demo-model\s+Device\s+\S+[^]*2,048 tokens at most/);
 });
 
+const long = { args: ["--session-len", "32768", "--rope-scaling", "dynamic:16"] }; // no machine is done before the reload
 for (const way of ["button", "Escape", "reload", "deletion"]) {
-  // Long enough for any machine not to be done before the reload.
-  const args = ["--session-len", "32768", "--rope-scaling", "dynamic:16"];
-  test(`stopped by ${way}: what was said stays, the slot is free`, { args, statuses: [0] }, async ({ page, server }) => {
+  test(`stopped by ${way}: what was said stays, the slot is free`, { ...long, statuses: [0] }, async ({ page, server }) => {
     await endless(page, { max_tokens: 30000 });
     await begin(page, "Tell me all.", [picture("beach.png")]);
     assert.equal(await server.metric("running"), 1);
