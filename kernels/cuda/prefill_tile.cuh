@@ -172,7 +172,7 @@ template <int ROWS> __device__ static inline bool find_tile(const tile_args *a, 
         return true;
     }
     // The last tiles see the most: they begin first.
-    constexpr int PARTS = LV_Q_TILE / ROWS;
+    constexpr int PARTS = ROWS < LV_Q_TILE ? LV_Q_TILE / ROWS : 1;
     const int part = gridDim.y - 1 - blockIdx.y, i = part / PARTS, seq = a->tile_seq[i];
     const int start = a->token_start[seq], n_new = a->token_start[seq + 1] - start;
     const int first = a->tile_first[i] + part % PARTS * ROWS;
@@ -224,8 +224,10 @@ template <int R> __device__ static inline bool is_seen(const tile *b, int page) 
            page * PAGE + PAGE > lv_first_seen(b->last0 + row0 * b->causal, b->window);
 }
 
-// Paged attention by wgmma, heads of 128 (prefill_wgmma.cu), where this build and device have it.
+// Attention by wgmma (prefill_wgmma.cu), where this build and device have it: paged with heads of
+// 128, of images with heads of 64.
 bool lv_wgmma_present(const lv_cuda *cuda);
 lv_status lv_wgmma_attention(lv_cuda *cuda, const tile_args *args, int n_heads, bool is_i8);
+lv_status lv_wgmma_image_attention(lv_cuda *cuda, const tile_args *args, int n_heads, int n_images);
 
 #endif

@@ -1,60 +1,65 @@
-// Attention of many new tokens over the paged cache by Hopper's wgmma: heads of 128.
+// Attention of many query rows by Hopper's wgmma: new tokens over the paged cache, heads of 128,
+// and images, heads of 64.
 //
-//   out[i] = sum_t softmax_t(q[i] k[t] / sqrt(128)) v[t],  t up to token i
+//   out[i] = sum_t softmax_t(q[i] k[t] / sqrt(HD)) v[t],  t up to token i, or all of an image
 //
-// q, out f16 [n_tokens, n_heads 128]; pages as in attention.cuh. A block is a tile of 128 query
-// rows of one head: two warpgroups of 64 rows each that multiply, and one that feeds them with
-// pages of 64 tokens through a ring of five stages, so that each page crosses the L2 once for 128
-// rows.
+// Paged: q, out f16 [n_tokens, n_heads 128]; pages as in attention.cuh. Images: qkv f16 [n, n_rows,
+// 3 n_heads 64], out f16 [n, n_rows, n_heads 64]. A block is a tile of query rows of one head:
+// warpgroups of 64 rows each that multiply, two for tokens and three for images (of whose 577 rows
+// tiles of 192 leave one over, of 128 half a tile), and one that feeds them with pages of 64 tokens
+// through a ring of five stages, so that each page crosses the L2 once for all its rows.
 //
 //   feeding   stage <- keys and values as f16: copied by cp.async, or unpacked from i8 to halves q
 //   the rest  scores [64, 64] of the next page = Q K^T           wgmma, Q in registers, on the way
-//             out [64, 128] += P V of the page before            wgmma, P in registers, on the way
+//             out [64, HD] += P V of the page before             wgmma, P in registers, on the way
 //             softmax of this page's scores with the running maximum; P as f16      during
 //
-// A stage holds keys and values as two panels each of [64 tokens, 64 dimensions]: rows of 128 bytes
-// whose 16-byte chunks are mixed (chunk ^ row % 8), wgmma's 128-byte swizzle. Tokens beyond the
-// last are zeros, for what a page held before may be NaN. Softmax and masks are prefill_tile.cuh's:
-// a row does not depend on the tile it is in.
+// A stage holds keys and values as panels of [64 tokens, 64 dimensions]: rows of 128 bytes whose
+// 16-byte chunks are mixed (chunk ^ row % 8), wgmma's 128-byte swizzle. Tokens beyond the last are
+// zeros, for what a page held before may be NaN. Softmax and masks are prefill_tile.cuh's: a row
+// does not depend on the tile it is in.
 //
 // 7B, 2,204 new tokens: 40 GFLOP a layer (causal half), 53 us at 761 TFLOP/s; 78 million
-// exponentials. The roof is the tensor cores. 384 threads, 198 KiB of shared memory, one block a
-// multiprocessor.
+// exponentials. The roof is the tensor cores. CLIP, 5 tiles: 6.8 GFLOP, 27 million exponentials, of
+// which a multiprocessor does 16 a clock: 7 us, as the tensor cores' 9. One block a multiprocessor:
+// 384 threads and 198 KiB of shared memory, 512 and 109 KiB.
 //
 // measured (H200, test_gpu_attention --bench quick): 2,204 tokens, f16 109 us a layer (366
 // TFLOP/s), i8 134 us (298); mma.sync (prefill_attention.cu): 213 and 233. The values of a page
 // added before the softmax of the next instead of beside it: f16 128 us.
 #include "kernels/cuda/prefill_tile.cuh"
 
-#define HD 128
 #define STAGES 5
-#define ROWS 128    // of a tile
-#define ROW_WARPS 8 // of 16 rows
-#define THREADS (32 * ROW_WARPS + FEEDERS)
 #define FEEDERS 128        // threads that fill the ring
 #define PANEL (PAGE * 128) // bytes: 64 tokens, 64 dimensions
-#define CHUNKS (HD / 8)    // of a row of halves
 #define AHEAD 2            // pages on their way while an earlier one is handed over
-#define STRIDE tile_shape<HD, false>::STRIDE
-#define ALIGN 1024 // of what is mixed
-
-// Registers of a thread once roles are shared out: all have 168 at first, and nobody can take what
-// others have not left.
-#define ROW_REGISTERS 216
-#define FEEDER_REGISTERS 72
-static_assert(32 * ROW_WARPS * ROW_REGISTERS + FEEDERS * FEEDER_REGISTERS <= THREADS * 168,
-              "more registers than the block has");
+#define ALIGN 1024         // of what is mixed
+#define IMAGE_WARPS 12     // warps of rows of a tile of an image
 
 // Rows hold the page before and this one while they wait for the next, which is handed over when
 // AHEAD further ones are on their way.
 static_assert(STAGES >= AHEAD + 3, "rows and feeders would wait for each other");
 
-typedef struct wgmma_shared {
-    uint8_t keys[STAGES][2 * PANEL], values[STAGES][2 * PANEL];
-    __half q[ROWS][STRIDE]; // then the block's output
+// Shared memory of a block: heads of HEAD_DIM, WARPS of 16 rows each.
+template <int HEAD_DIM, int WARPS> struct wgmma_shared {
+    static constexpr int HD = HEAD_DIM, ROW_WARPS = WARPS, ROWS = 16 * WARPS;
+    static constexpr int THREADS = 32 * WARPS + FEEDERS;
+    static constexpr int CHUNKS = HD / 8; // of a row of halves
+    // Registers of a thread once roles are shared out: all have EVEN at first, and nobody can take
+    // what others have not left.
+    static constexpr int EVEN = 65536 / THREADS / 8 * 8;
+    static constexpr int ROW_REGISTERS = WARPS == 8 ? 216 : 160;
+    static constexpr int FEEDER_REGISTERS = WARPS == 8 ? 72 : 32;
+    static_assert(32 * WARPS * ROW_REGISTERS + FEEDERS * FEEDER_REGISTERS <= THREADS * EVEN,
+                  "more registers than the block has");
+
+    uint8_t keys[STAGES][HD / 64 * PANEL], values[STAGES][HD / 64 * PANEL];
+    __half q[ROWS][tile_shape<HD, false>::STRIDE]; // then the block's output
     float key_scale[STAGES][PAGE];
     float value_scale[STAGES][PAGE]; // boosted; 0 beyond the last token
-} wgmma_shared;
+};
+typedef wgmma_shared<128, 8> token_shared;          // of new tokens
+typedef wgmma_shared<64, IMAGE_WARPS> image_shared; // of images
 
 // Builds for sm_90a have wgmma. Others leave the kernel empty, without barriers in static shared
 // memory, by which lv_wgmma_present knows.
@@ -119,9 +124,11 @@ __device__ static inline void hand_over(ring_barriers *ring, int n) {
 }
 
 // f16: pages first .. last, by copies.
+template <class S>
 __device__ static inline void feed_halves(const tile_args *a, const tile *b, int first, int last,
-                                          wgmma_shared *shared, ring_barriers *ring) {
-    const int thread = threadIdx.x - 32 * ROW_WARPS, chunk = thread % CHUNKS;
+                                          S *shared, ring_barriers *ring) {
+    constexpr int CHUNKS = S::CHUNKS;
+    const int thread = threadIdx.x - 32 * S::ROW_WARPS, chunk = thread % CHUNKS;
     const uint8_t *from = page_at(a, b, first, last);
     int n = 0;
     for (int page = first; page <= last; page++, n++) {
@@ -133,7 +140,7 @@ __device__ static inline void feed_halves(const tile_args *a, const tile *b, int
 #pragma unroll
         for (int i = 0; i < PAGE / (FEEDERS / CHUNKS); i++) {
             const int row = thread / CHUNKS + i * (FEEDERS / CHUNKS), at = place(row, chunk);
-            const uint8_t *source = from + (row < n_valid ? row : 0) * HD * 2 + chunk * 16;
+            const uint8_t *source = from + (row < n_valid ? row : 0) * a->row_bytes + chunk * 16;
             lv_copy_chunk(shared->keys[s] + at, source, row >= n_valid);
             lv_copy_chunk(shared->values[s] + at, source + a->value_bytes, row >= n_valid);
         }
@@ -151,13 +158,14 @@ __device__ static inline void feed_halves(const tile_args *a, const tile *b, int
 }
 
 // A feeder's part of the keys or values of an i8 page: half a row; and a token's scale.
-typedef struct raw_rows {
-    lv_chunk chunk[HD / 2 / 16];
+template <class S> struct raw_rows {
+    lv_chunk chunk[S::HD / 2 / 16];
     float scale;
-} raw_rows;
+};
 
-__device__ static inline void load_raw(raw_rows *raw, const uint8_t *rows) {
-    const int thread = threadIdx.x - 32 * ROW_WARPS;
+template <class S> __device__ static inline void load_raw(raw_rows<S> *raw, const uint8_t *rows) {
+    constexpr int HD = S::HD;
+    const int thread = threadIdx.x - 32 * S::ROW_WARPS;
 #pragma unroll
     for (int i = 0; i < HD / 2 / 16; i++) {
         raw->chunk[i] = *(const lv_chunk *)(rows + (i * FEEDERS + thread) * 16);
@@ -165,8 +173,9 @@ __device__ static inline void load_raw(raw_rows *raw, const uint8_t *rows) {
     raw->scale = ((const float *)(rows + PAGE * HD))[thread % PAGE];
 }
 
-__device__ static inline void unpack_raw(const raw_rows *raw, uint8_t *to) {
-    const int thread = threadIdx.x - 32 * ROW_WARPS;
+template <class S> __device__ static inline void unpack_raw(const raw_rows<S> *raw, uint8_t *to) {
+    constexpr int HD = S::HD;
+    const int thread = threadIdx.x - 32 * S::ROW_WARPS;
 #pragma unroll
     for (int i = 0; i < HD / 2 / 16; i++) {
         const int row = (i * FEEDERS + thread) / (HD / 16), chunk = thread % (HD / 16) * 2;
@@ -182,11 +191,12 @@ __device__ static inline void unpack_raw(const raw_rows *raw, uint8_t *to) {
 }
 
 // i8: pages first .. last, by way of registers, which hold the next page while it waits.
+template <class S>
 __device__ static inline void feed_bytes(const tile_args *a, const tile *b, int first, int last,
-                                         wgmma_shared *shared, ring_barriers *ring) {
-    const int thread = threadIdx.x - 32 * ROW_WARPS;
+                                         S *shared, ring_barriers *ring) {
+    const int thread = threadIdx.x - 32 * S::ROW_WARPS;
     const uint8_t *next = page_at(a, b, first, last);
-    raw_rows keys, values;
+    raw_rows<S> keys, values;
     load_raw(&keys, next);
     load_raw(&values, next + a->value_bytes);
     for (int page = first, n = 0; page <= last; page++, n++) {
@@ -244,9 +254,9 @@ template <int N> __device__ static inline void settle(float sum[N][4]) {
 #define SUMS8(n)                                                                                   \
     SUM(n), SUM(n + 1), SUM(n + 2), SUM(n + 3), SUM(n + 4), SUM(n + 5), SUM(n + 6), SUM(n + 7)
 
-// c [64, 64] (+)= a b^T, b [64, 16].
-__device__ static inline void wgmma_scores(float c[8][4], const uint32_t a[4], uint64_t b,
-                                           bool add) {
+// c [64, 64] (+)= a b^T, b [64, 16]; or = a b, b [16, 64].
+template <bool ALONG>
+__device__ static inline void wgmma_64(float c[8][4], const uint32_t a[4], uint64_t b, bool add) {
     asm volatile("{\n"
                  ".reg .pred p;\n"
                  "setp.ne.b32 p, %37, 0;\n"
@@ -254,14 +264,15 @@ __device__ static inline void wgmma_scores(float c[8][4], const uint32_t a[4], u
                  "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
                  "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, "
                  "%30, %31"
-                 "}, {%32, %33, %34, %35}, %36, p, 1, 1, 0;\n"
+                 "}, {%32, %33, %34, %35}, %36, p, 1, 1, %38;\n"
                  "}\n"
                  : SUMS8(0)
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"((int)add));
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"((int)add),
+                   "n"((int)ALONG));
 }
 
 // c [64, 128] += a b, b [16, 128].
-__device__ static inline void wgmma_values(float c[16][4], const uint32_t a[4], uint64_t b) {
+__device__ static inline void wgmma_128(float c[16][4], const uint32_t a[4], uint64_t b) {
     asm volatile("wgmma.mma_async.sync.aligned.m64n128k16.f32.f16.f16 {"
                  "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
                  "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, "
@@ -276,31 +287,32 @@ __device__ static inline void wgmma_values(float c[16][4], const uint32_t a[4], 
 // --- a warpgroup of rows ------------------------------------------------------------------------
 
 // What it works with, stages counted from the block's first page.
-typedef struct rows_job {
+template <class S> struct rows_job {
     const tile_args *a;
     const tile *b;
-    wgmma_shared *shared;
+    S *shared;
     ring_barriers *ring;
     int first; // page of stage 0
-    uint32_t q[HD / 16][4];
-} rows_job;
+    uint32_t q[S::HD / 16][4];
+};
 
 typedef float page_scores[1][PAGE / 8][4];
 
 // Begins to multiply by the keys of the n-th page.
-__device__ static inline void begin_scores(page_scores score, const rows_job *r, int n) {
+template <class S>
+__device__ static inline void begin_scores(page_scores score, const rows_job<S> *r, int n) {
     const uint64_t keys = descriptor(r->shared->keys[n % STAGES], 16);
     barrier_wait(&r->ring->full[n % STAGES], n / STAGES);
     wgmma_begin();
 #pragma unroll
-    for (int i = 0; i < HD / 16; i++) {
-        wgmma_scores(score[0], r->q[i], keys + (uint64_t)((i / 4 * PANEL + i % 4 * 32) >> 4),
-                     i > 0);
+    for (int i = 0; i < S::HD / 16; i++) {
+        wgmma_64<false>(score[0], r->q[i], keys + (uint64_t)((i / 4 * PANEL + i % 4 * 32) >> 4),
+                        i > 0);
     }
     wgmma_commit();
 }
 
-__device__ static inline void release_stage(const rows_job *r, int n) {
+template <class S> __device__ static inline void release_stage(const rows_job<S> *r, int n) {
     if (r->b->lane == 0) {
         barrier_arrive(&r->ring->empty[n % STAGES]);
     }
@@ -310,22 +322,29 @@ __device__ static inline void release_stage(const rows_job *r, int n) {
 typedef uint32_t page_weights[PAGE / 16][4];
 
 // Begins to add the values of the n-th page.
-__device__ static inline void begin_values(tile_sums<HD, 1> *sums, const page_weights p,
-                                           const rows_job *r, int n) {
+template <class S>
+__device__ static inline void begin_values(tile_sums<S::HD, 1> *sums, const page_weights p,
+                                           const rows_job<S> *r, int n) {
     const uint64_t values = descriptor(r->shared->values[n % STAGES], PANEL);
     wgmma_begin();
 #pragma unroll
     for (int k = 0; k < PAGE / 16; k++) {
-        wgmma_values(sums->out[0], p[k], values + (uint64_t)(k * 16 * 128 >> 4));
+        const uint64_t tokens = values + (uint64_t)(k * 16 * 128 >> 4);
+        if constexpr (S::HD == 64) {
+            wgmma_64<true>(sums->out[0], p[k], tokens, true);
+        } else {
+            wgmma_128(sums->out[0], p[k], tokens);
+        }
     }
     wgmma_commit();
 }
 
 // The n-th page, whose scores are there: while its softmax runs, the page before adds its values
 // (ADD) and the next one's scores are multiplied (MORE).
-template <bool I8, bool ADD, bool MORE>
+template <bool I8, bool ADD, bool MORE, class S>
 __device__ static inline void do_page(page_scores score, page_scores next, page_weights p,
-                                      tile_sums<HD, 1> *sums, const rows_job *r, int n) {
+                                      tile_sums<S::HD, 1> *sums, const rows_job<S> *r, int n) {
+    constexpr int HD = S::HD;
     const int s = n % STAGES;
     float factor[1][2];
     if (MORE) {
@@ -363,7 +382,8 @@ __device__ static inline void do_page(page_scores score, page_scores next, page_
 }
 
 // The warp's rows of Q -> shared memory -> operands.
-__device__ static inline void load_query(rows_job *r) {
+template <class S> __device__ static inline void load_query(rows_job<S> *r) {
+    constexpr int HD = S::HD, CHUNKS = S::CHUNKS;
     const tile *b = r->b;
     const int row0 = b->warp * 16;
     for (int i = b->lane; i < 16 * CHUNKS; i += 32) {
@@ -385,7 +405,8 @@ __device__ static inline void load_query(rows_job *r) {
 }
 
 // Rows 64 w .. 64 w + 63 of the tile: pages that none of them sees are let go.
-template <bool I8> __device__ static inline void do_rows(rows_job *r, int last) {
+template <bool I8, class S> __device__ static inline void do_rows(rows_job<S> *r, int last) {
+    constexpr int HD = S::HD;
     const tile *b = r->b;
     const int row0 = b->warp / 4 * 64, end = min(row0 + 64, b->n_rows);
     const int n_pages = last - r->first + 1;
@@ -396,8 +417,8 @@ template <bool I8> __device__ static inline void do_rows(rows_job *r, int last) 
     sums.max[0][0] = sums.max[0][1] = -INFINITY;
     load_query(r);
     if (row0 < b->n_rows) {
-        n_last = (b->last0 + end - 1) / PAGE - r->first;
-        const int n_first = lv_first_seen(b->last0 + row0, b->window) / PAGE - r->first;
+        n_last = (b->last0 + (end - 1) * b->causal) / PAGE - r->first;
+        const int n_first = lv_first_seen(b->last0 + row0 * b->causal, b->window) / PAGE - r->first;
         for (; n < n_first; n++) {
             barrier_wait(&r->ring->full[n % STAGES], n / STAGES);
             release_stage(r, n);
@@ -438,36 +459,36 @@ template <bool I8> __device__ static inline void do_rows(rows_job *r, int last) 
 
 #endif // wgmma
 
-template <bool I8>
-__global__ void __launch_bounds__(THREADS, 1) attend_wgmma(const __grid_constant__ tile_args a) {
+template <class S, bool I8>
+__global__ void __launch_bounds__(S::THREADS, 1) attend_wgmma(const __grid_constant__ tile_args a) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
     __shared__ ring_barriers ring;
-    wgmma_shared *shared = (wgmma_shared *)(lv_shared + (ALIGN - address_of(lv_shared) % ALIGN));
+    S *shared = (S *)(lv_shared + (ALIGN - address_of(lv_shared) % ALIGN));
     tile b;
     if (threadIdx.x == 0) {
         for (int s = 0; s < STAGES; s++) {
             barrier_init(&ring.full[s], FEEDERS);
-            barrier_init(&ring.empty[s], ROW_WARPS);
+            barrier_init(&ring.empty[s], S::ROW_WARPS);
         }
     }
     lv_launch_next();
     lv_wait_previous();
-    if (!find_tile<ROWS>(&a, &b)) {
+    if (!find_tile<S::ROWS>(&a, &b)) {
         return;
     }
     __syncthreads();
     const int first = lv_first_seen(b.last0, b.window) / PAGE;
-    const int last = (b.last0 + b.n_rows - 1) / PAGE;
-    if (threadIdx.x >= 32 * ROW_WARPS) {
-        asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(FEEDER_REGISTERS));
+    const int last = (b.last0 + (b.n_rows - 1) * b.causal) / PAGE;
+    if (threadIdx.x >= 32 * S::ROW_WARPS) {
+        asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(S::FEEDER_REGISTERS));
         if (I8) {
             feed_bytes(&a, &b, first, last, shared, &ring);
         } else {
             feed_halves(&a, &b, first, last, shared, &ring);
         }
     } else {
-        rows_job r = {&a, &b, shared, &ring, first, {}};
-        asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(ROW_REGISTERS));
+        rows_job<S> r = {&a, &b, shared, &ring, first, {}};
+        asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(S::ROW_REGISTERS));
         do_rows<I8>(&r, last);
     }
 #else
@@ -479,13 +500,26 @@ __global__ void __launch_bounds__(THREADS, 1) attend_wgmma(const __grid_constant
 
 bool lv_wgmma_present(const lv_cuda *cuda) {
     cudaFuncAttributes attributes;
-    return cuda->sm == 90 && cuda->shared_bytes >= sizeof(wgmma_shared) + ALIGN &&
-           cudaFuncGetAttributes(&attributes, attend_wgmma<false>) == cudaSuccess &&
+    return cuda->sm == 90 && cuda->shared_bytes >= sizeof(token_shared) + ALIGN &&
+           cudaFuncGetAttributes(&attributes, attend_wgmma<token_shared, false>) == cudaSuccess &&
            attributes.sharedSizeBytes > 0;
 }
 
+template <class S, bool I8>
+static lv_status launch(lv_cuda *cuda, const tile_args *args, dim3 grid) {
+    return lv_launch(cuda, "attention", attend_wgmma<S, I8>, grid, dim3(S::THREADS),
+                     sizeof(S) + ALIGN, *args);
+}
+
 lv_status lv_wgmma_attention(lv_cuda *cuda, const tile_args *args, int n_heads, bool is_i8) {
-    return lv_launch(cuda, "attention", is_i8 ? attend_wgmma<true> : attend_wgmma<false>,
-                     dim3((unsigned)n_heads, (unsigned)args->n_tiles), dim3(THREADS),
-                     sizeof(wgmma_shared) + ALIGN, *args);
+    const dim3 grid((unsigned)n_heads, (unsigned)args->n_tiles);
+    return is_i8 ? launch<token_shared, true>(cuda, args, grid)
+                 : launch<token_shared, false>(cuda, args, grid);
+}
+
+lv_status lv_wgmma_image_attention(lv_cuda *cuda, const tile_args *args, int n_heads,
+                                   int n_images) {
+    const int n_tiles = (args->n_rows + image_shared::ROWS - 1) / image_shared::ROWS;
+    return launch<image_shared, false>(
+        cuda, args, dim3((unsigned)n_heads, (unsigned)n_tiles, (unsigned)n_images));
 }
