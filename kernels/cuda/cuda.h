@@ -285,6 +285,9 @@ lv_status lv_cuda_flush(lv_cuda *cuda) LV_MUST_CHECK;
 void lv_cuda_chain_drop(lv_cuda *cuda); // forgets them
 void lv_cuda_chain_free(lv_cuda *cuda);
 
+// Whether this build and device have wgmma (prefill_wgmma.cu).
+bool lv_wgmma_present(const lv_cuda *cuda);
+
 // --- dense.c: many rows
 // ------------------------------------------------------------------------------
 

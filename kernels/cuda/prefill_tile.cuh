@@ -226,7 +226,6 @@ template <int R> __device__ static inline bool is_seen(const tile *b, int page) 
 
 // Attention by wgmma (prefill_wgmma.cu), where this build and device have it: paged with heads of
 // 128, of images with heads of 64.
-bool lv_wgmma_present(const lv_cuda *cuda);
 lv_status lv_wgmma_attention(lv_cuda *cuda, const tile_args *args, int n_heads, bool is_i8);
 lv_status lv_wgmma_image_attention(lv_cuda *cuda, const tile_args *args, int n_heads, int n_images);
 

@@ -62,6 +62,7 @@
 #define NARROW_MOST_ROWS 4   // beyond, the wide kernel's plan is the faster one
 #define WIDE_MAX_STAGES_INT4 4
 #define WIDE_MAX_STAGES 8 // f16 and int8
+#define WGMMA_ROWS 17 // below, mma.sync is the faster one: a layer's four products at 16 rows 73 us, 76
 #define MAX_PARTS LV_SLICES
 
 // --- kernels around the wide one -----------------------------------------------------------------
@@ -72,7 +73,7 @@ typedef struct lv_prepare {
     const float *norm; // or NULL
     float eps;
     int n_in, nt, n_columns;
-    bool int8;
+    bool int8, cores;
     uint8_t *slabs;
 } lv_prepare;
 
@@ -94,9 +95,11 @@ static __global__ void __launch_bounds__(LV_SMALL_BLOCK)
                        .eps = p.eps,
                        .to = shared,
                        .row_bytes = 0,
-                       .slab = slab + in_slab / 8 * 2048 + in_slab % 8 * 64,
+                       .slab = slab + (p.cores ? in_slab / 8 * 256 + in_slab % 8 * 16
+                                               : in_slab / 8 * 2048 + in_slab % 8 * 64),
                        .slab_step = (size_t)step,
                        .int8 = p.int8,
+                       .cores_nt = p.cores ? p.nt : 0,
                        .sums = (float *)(slab + p.nt * 2048) + in_slab,
                        .sums_stride = step / (int)sizeof(float),
                        .segments = (float *)(shared + p.n_in * 2)};
@@ -163,52 +166,67 @@ static void plan_narrow(const lv_cuda *cuda, lv_format format, lv_small_job *job
 }
 
 typedef struct wide_plan {
+    bool wgmma;
+    int tiles; // of weights a warp
     int nt, n_warps, n_blocks;
 } wide_plan;
 
 // Cycles of a block, estimated: of n_warps with n_steps of 128 k each, in n_parts parts.
-static double wide_cycles(const lv_cuda *cuda, lv_format format, int nt, int n_warps, int n_parts,
-                          int n_steps, int n_rows, int n_out) {
-    const int bytes = LV_WIDE_TILES * (format == LV_W_INT4   ? LV_RECORD_BYTES
-                                       : format == LV_W_INT8 ? 2048
-                                                             : 4096);
-    const double tensor = LV_WIDE_TILES * 64.0 * nt, issue = LV_WIDE_TILES * (75 + 25.0 * nt);
+static double wide_cycles(const lv_cuda *cuda, lv_format format, const wide_plan *plan, int n_warps,
+                          int n_parts, int n_steps, int n_rows, int n_out) {
+    const int nt = plan->nt, tiles = plan->tiles;
+    const int bytes = tiles * (format == LV_W_INT4   ? LV_RECORD_BYTES
+                               : format == LV_W_INT8 ? 2048
+                                                     : 4096);
+    const double tensor = plan->wgmma ? nt < 4 ? 128.0 : 32.0 * nt : tiles * 64.0 * nt;
+    const double issue = plan->wgmma ? 75 + 14.0 * nt : tiles * (75 + 25.0 * nt);
     const double work = (n_warps + 3) / 4 * (tensor > issue ? tensor : issue);
     const double memory = n_warps * bytes / 18.0 + lv_slab_bytes(nt) / 40.0;
-    const double alone = 250 + tensor; // a warp's own chain
+    const double alone = plan->wgmma ? 300 + tensor + issue : 250 + tensor; // a warp's own chain
     double step = work > memory ? work : memory;
     step = step > alone ? step : alone;
-    const double sums = (double)n_warps * LV_WIDE_TILES * nt;
-    const double join = cuda->sm >= 90 ? 1000 + sums * 16 + 1400.0 * LV_WIDE_TILES * nt / n_parts
+    const double sums = (double)n_warps * tiles * nt;
+    const double join = cuda->sm >= 90 ? 1000 + sums * 16 + 1400.0 * tiles * nt / n_parts
                         : n_parts == 1 ? 0
                                        : 4000 + 1e-3 * n_parts * n_rows * n_out;
     return 1500 + step * n_steps + join;
 }
 
+// Rows of x a block: as few tiles of eight as do, for wgmma a power of two of them.
+static void plan_rows(int m, lv_small_job *job, wide_plan *plan) {
+    const int n_row_tiles = (m + 7) / 8, most = plan->wgmma ? 8 : 4;
+    job->n_columns = (n_row_tiles + most - 1) / most;
+    plan->nt = (n_row_tiles + job->n_columns - 1) / job->n_columns;
+    while (plan->wgmma && (plan->nt & (plan->nt - 1)) != 0) {
+        plan->nt++;
+    }
+}
+
 // How many tiles a block takes and into how many parts K is cut: the least estimated time.
 static lv_status plan_wide(lv_cuda *cuda, const lv_linear *w, lv_small_job *job, wide_plan *plan) {
-    const int n_pairs = (w->n_out / LV_TILE + LV_WIDE_TILES - 1) / LV_WIDE_TILES;
-    const int n_records = w->n_in / LV_RECORD_K, n_row_tiles = (job->m + 7) / 8;
+    plan->wgmma = w->format == LV_W_INT4 && job->m >= WGMMA_ROWS && lv_wgmma_present(cuda);
+    plan->tiles = plan->wgmma ? 1 : LV_WIDE_TILES;
+    const int n_pairs = (w->n_out / LV_TILE + plan->tiles - 1) / plan->tiles; // a warp each
+    const int n_records = w->n_in / LV_RECORD_K, warps_step = plan->wgmma ? 4 : 1;
     const int limit =
         (int)cuda->shared_bytes / 10 * 9; // the rest is for the kernel before the next
     double best = 0;
-    job->n_columns = (n_row_tiles + 3) / 4;
-    plan->nt = (n_row_tiles + job->n_columns - 1) / job->n_columns;
+    plan_rows(job->m, job, plan);
     plan->n_warps = 0;
     for (int n_parts = 1; n_parts <= MAX_PARTS; n_parts *= 2) {
         int n_resident;
         LV_TRY(lv_small_wide_resident(cuda, n_parts, &n_resident));
-        for (int n_warps = 1; n_warps <= LV_WIDE_WARPS; n_warps++) {
+        for (int n_warps = warps_step; n_warps <= LV_WIDE_WARPS; n_warps += warps_step) {
             int stages = w->format == LV_W_INT4 ? WIDE_MAX_STAGES_INT4 : WIDE_MAX_STAGES;
-            while (stages > 1 &&
-                   lv_wide_plan(slot_bytes(w->format), plan->nt, n_warps, stages, n_parts).n_bytes >
-                       limit) {
+            while (stages > 1 && lv_wide_plan(slot_bytes(w->format), plan->tiles, plan->nt, n_warps,
+                                              stages, n_parts)
+                                         .n_bytes > limit) {
                 stages--;
             }
             const int n_blocks = (n_pairs + n_warps - 1) / n_warps * n_parts * job->n_columns;
             const int n_waves = (n_blocks + n_resident - 1) / n_resident;
             const double cycles =
-                n_waves * wide_cycles(cuda, w->format, plan->nt, n_warps, n_parts,
+                n_waves * wide_cycles(cuda, w->format, plan, n_warps, n_parts,
                                       (n_records + n_parts - 1) / n_parts, job->m, w->n_out);
             if (stages > 1 && (best == 0 || cycles < best)) {
                 best = cycles;
@@ -236,20 +254,23 @@ static lv_status run_join(lv_cuda *cuda, const lv_small_job *job, lv_format form
 }
 
 // Rows gathered and normed into slabs.
-static lv_status run_prepare(lv_cuda *cuda, lv_small_job *job, lv_format format, int nt) {
+static lv_status run_prepare(lv_cuda *cuda, lv_small_job *job, lv_format format,
+                             const wide_plan *plan) {
     const size_t n_slabs = (size_t)(job->n_in / LV_RECORD_K) * (size_t)job->n_columns;
     const size_t segments = (size_t)(job->n_in + LV_RMS_SEGMENT - 1) / LV_RMS_SEGMENT;
     const size_t shared_bytes = (size_t)job->n_in * 2 + segments * sizeof(float);
     void *slabs;
-    LV_TRY(lv_cuda_scratch(cuda, LV_SCRATCH_NORMED, n_slabs * (size_t)lv_slab_bytes(nt), &slabs));
+    LV_TRY(lv_cuda_scratch(cuda, LV_SCRATCH_NORMED, n_slabs * (size_t)lv_slab_bytes(plan->nt),
+                           &slabs));
     const lv_prepare p = {.x = job->x,
                           .rows = job->rows,
                           .norm = job->norm,
                           .eps = job->eps,
                           .n_in = job->n_in,
-                          .nt = nt,
+                          .nt = plan->nt,
                           .n_columns = job->n_columns,
                           .int8 = format == LV_W_INT8,
+                          .cores = plan->wgmma,
                           .slabs = (uint8_t *)slabs};
     job->slabs = p.slabs;
     return lv_launch(cuda, "few rows, prepare", small_prepare, job->m, LV_SMALL_BLOCK,
@@ -265,7 +286,10 @@ static lv_status run_wide(lv_cuda *cuda, const lv_linear *w, lv_small_job *job) 
         LV_TRY(lv_cuda_scratch(cuda, LV_SCRATCH_PARTS, n * sizeof(float), &parts));
     }
     job->parts = (float *)parts;
-    LV_TRY(run_prepare(cuda, job, w->format, plan.nt));
+    LV_TRY(run_prepare(cuda, job, w->format, &plan));
+    if (plan.wgmma) {
+        return lv_small_wgmma(cuda, job, plan.nt, plan.n_warps, plan.n_blocks);
+    }
     LV_TRY(lv_small_wide(cuda, job, w->format, plan.nt, plan.n_warps, plan.n_blocks));
     return job->parts ? run_join(cuda, job, w->format) : LV_OK;
 }

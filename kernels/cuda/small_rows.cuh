@@ -28,6 +28,7 @@ typedef struct lv_rows {
     uint8_t *slab; // of record 0, where the one row (m = 1) starts; the next ones slab_step apart
     size_t slab_step;
     bool int8;
+    int cores_nt; // slabs for wgmma, of so many rows by eight; else 0
     float *sums; // f32 [n_in / 128, sums_stride], in units of 2^20; NULL: not wanted
     int sums_stride;
     float *segments; // shared f32 [m, ceil(n_in / 256)], with a norm
@@ -57,6 +58,21 @@ template <bool SLABS>
 __device__ static inline uint4 *lv_row_chunk(const lv_rows &r, int row, int chunk) {
     return (uint4 *)(SLABS ? r.slab + chunk / 16 * r.slab_step + lv_slab_chunk(chunk % 16, r.int8)
                            : r.to + row * r.row_bytes + chunk * 16);
+}
+
+// A chunk's final place.
+template <bool SLABS>
+__device__ static inline void lv_put_chunk(const lv_rows &r, int row, int chunk, uint4 bits) {
+    if (SLABS && r.cores_nt > 0) {
+        uint8_t *to = r.slab + chunk / 16 * r.slab_step + lv_core_chunk(chunk % 16, r.cores_nt);
+        *(uint32_t *)to = bits.x;
+        *(uint32_t *)(to + 128) = bits.y;
+        to += lv_core_step(r.cores_nt);
+        *(uint32_t *)to = bits.z;
+        *(uint32_t *)(to + 128) = bits.w;
+    } else {
+        *lv_row_chunk<SLABS>(r, row, chunk) = bits;
+    }
 }
 
 // The whole warp calls it, with zeros beyond the row.
@@ -98,9 +114,10 @@ template <bool SLABS, int BLOCK> __device__ static inline void lv_read_rows(cons
 #pragma unroll
         for (int i = 0; i < LV_BATCH; i++) {
             if (row < r.m) {
-                if (chunk < n_chunks) {
-                    *(r.norm ? lv_row_chunk<false>(r, row, chunk)
-                             : lv_row_chunk<SLABS>(r, row, chunk)) = bits[i];
+                if (chunk < n_chunks && r.norm) {
+                    *lv_row_chunk<false>(r, row, chunk) = bits[i];
+                } else if (chunk < n_chunks) {
+                    lv_put_chunk<SLABS>(r, row, chunk, bits[i]);
                 }
                 float v[8];
                 lv_rms_unpack(bits[i], v);
@@ -154,7 +171,7 @@ __device__ static inline void lv_norm_rows(const lv_rows &r, const lv_norm_head 
                                                lv_rms_apply(v[k + 1], factor, weights[k + 1]));
                 }
                 const uint4 bits = *(const uint4 *)normed;
-                *lv_row_chunk<SLABS>(r, row, chunk) = bits;
+                lv_put_chunk<SLABS>(r, row, chunk, bits);
                 lv_rms_unpack(bits, v);
             }
             if (r.sums) {
