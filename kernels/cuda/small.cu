@@ -62,6 +62,7 @@
 #define NARROW_MOST_ROWS 4   // beyond, the wide kernel's plan is the faster one
 #define WIDE_MAX_STAGES_INT4 4
 #define WIDE_MAX_STAGES 8 // f16 and int8
+#define WGMMA_STAGES 2
 #define WGMMA_ROWS 17 // below, mma.sync is the faster one: a layer's four products at 16 rows 73 us, 76
 #define MAX_PARTS LV_SLICES
 
@@ -208,8 +209,8 @@ static lv_status plan_wide(lv_cuda *cuda, const lv_linear *w, lv_small_job *job,
     plan->tiles = plan->wgmma ? 1 : LV_WIDE_TILES;
     const int n_pairs = (w->n_out / LV_TILE + plan->tiles - 1) / plan->tiles; // a warp each
     const int n_records = w->n_in / LV_RECORD_K, warps_step = plan->wgmma ? 4 : 1;
-    const int limit =
-        (int)cuda->shared_bytes / 10 * 9; // the rest is for the kernel before the next
+    // The rest is for the kernel before the next, where that does not cost more than it gains.
+    const int limit = (int)cuda->shared_bytes / 100 * (plan->wgmma ? 98 : 90);
     double best = 0;
     plan_rows(job->m, job, plan);
     plan->n_warps = 0;
@@ -217,7 +218,9 @@ static lv_status plan_wide(lv_cuda *cuda, const lv_linear *w, lv_small_job *job,
         int n_resident;
         LV_TRY(lv_small_wide_resident(cuda, n_parts, &n_resident));
         for (int n_warps = warps_step; n_warps <= LV_WIDE_WARPS; n_warps += warps_step) {
-            int stages = w->format == LV_W_INT4 ? WIDE_MAX_STAGES_INT4 : WIDE_MAX_STAGES;
+            int stages = plan->wgmma                 ? WGMMA_STAGES
+                         : w->format == LV_W_INT4 ? WIDE_MAX_STAGES_INT4
+                                                  : WIDE_MAX_STAGES;
             while (stages > 1 && lv_wide_plan(slot_bytes(w->format), plan->tiles, plan->nt, n_warps,
                                               stages, n_parts)
                                          .n_bytes > limit) {
