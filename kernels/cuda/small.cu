@@ -63,7 +63,8 @@
 #define WIDE_MAX_STAGES_INT4 4
 #define WIDE_MAX_STAGES 8 // f16 and int8
 #define WGMMA_STAGES 2
-#define WGMMA_ROWS 17 // below, mma.sync is the faster one: a layer's four products at 16 rows 73 us, 76
+#define WGMMA_ROWS                                                                                 \
+    17 // below, mma.sync is the faster one: a layer's four products at 16 rows 73 us, 76
 #define MAX_PARTS LV_SLICES
 
 // --- kernels around the wide one -----------------------------------------------------------------
@@ -218,7 +219,7 @@ static lv_status plan_wide(lv_cuda *cuda, const lv_linear *w, lv_small_job *job,
         int n_resident;
         LV_TRY(lv_small_wide_resident(cuda, n_parts, &n_resident));
         for (int n_warps = warps_step; n_warps <= LV_WIDE_WARPS; n_warps += warps_step) {
-            int stages = plan->wgmma                 ? WGMMA_STAGES
+            int stages = plan->wgmma              ? WGMMA_STAGES
                          : w->format == LV_W_INT4 ? WIDE_MAX_STAGES_INT4
                                                   : WIDE_MAX_STAGES;
             while (stages > 1 && lv_wide_plan(slot_bytes(w->format), plan->tiles, plan->nt, n_warps,

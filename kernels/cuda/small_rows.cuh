@@ -29,7 +29,7 @@ typedef struct lv_rows {
     size_t slab_step;
     bool int8;
     int cores_nt; // slabs for wgmma, of so many rows by eight; else 0
-    float *sums; // f32 [n_in / 128, sums_stride], in units of 2^20; NULL: not wanted
+    float *sums;  // f32 [n_in / 128, sums_stride], in units of 2^20; NULL: not wanted
     int sums_stride;
     float *segments; // shared f32 [m, ceil(n_in / 256)], with a norm
 } lv_rows;

@@ -4,19 +4,25 @@
 //
 // A comes from registers: a warpgroup has four tiles of weights, a warp one, and a record's masked
 // words are the fragments of wgmma's A just as they are mma.sync's. B is a slab of x in shared
-// memory, core matrices in the records' order of k (small_wide.h). For every record eight wgmma, four
-// of low nibbles and four of high ones, each with accumulators of its own; then zeros, scales and the
-// slice's sums in f32, as lv_multiply_int4 does it: wgmma adds up 16 products at once as mma.sync
-// m16n8k16 does, so that a row's bits are those of the narrow kernel.
+// memory, core matrices in the records' order of k (small_wide.h). For every record eight wgmma,
+// four of low nibbles and four of high ones, each with accumulators of its own; then zeros, scales
+// and the slice's sums in f32, as lv_multiply_int4 does it: wgmma adds up 16 products at once as
+// mma.sync m16n8k16 does, so that a row's bits are those of the narrow kernel.
 //
 // While the tensor cores work on a record, its warp fetches the words of the next one; while a
 // warpgroup folds and unpacks, those of the other warpgroups (up to three a block) keep the tensor
-// cores busy. Slabs, parts of K and the end are the other wide kernel's (small_wide.cuh).
+// cores busy. Warps only say that they have read a slab; by turns one of them asks for the next one
+// into its place, a step later, when hardly anybody is still to be waited for. Slabs, parts of K
+// and the end are the other wide kernel's (small_wide.cuh).
 //
-// m = 64, the four products of a 7B layer: 27 GFLOP, 36 us at 750 TFLOP/s (a record: 256 cycles of a
-// multiprocessor's tensor cores for four warps); 106 MB of weights, 25 us at 4.3 TB/s; every block
-// reads all x of its part of K from the second-level cache: 60 MB for gate and up at three warpgroups
-// a block; issue slots: 45 to unpack a record, 13 NT to fold it.
+// m = 64, the four products of a 7B layer: 27 GFLOP, 36 us at 750 TFLOP/s (a record: 256 cycles of
+// a multiprocessor's tensor cores for four warps); 106 MB of weights, 25 us at 4.3 TB/s; every
+// block reads all x of its part of K from the second-level cache: 60 MB for gate and up at three
+// warpgroups a block; issue slots: 45 to unpack a record, 13 NT to fold it.
+//
+// measured: H200, the four products of a 7B layer (test_gpu_linear --bench): 90 us at 32 rows
+// (mma.sync 107), 128 us at 64 (192). A step of a record takes about 900 cycles of latency beside
+// 220 for each warpgroup, whatever the depth of slabs (3, 4, 6) and rings (2 to 4).
 #include "kernels/cuda/small_wide.cuh"
 
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
@@ -52,12 +58,12 @@ __device__ static inline uint64_t descriptor(const void *step) {
 #define SUM(n) "+f"(c[n][0]), "+f"(c[n][1]), "+f"(c[n][2]), "+f"(c[n][3])
 #define SUMS2(n) SUM(n), SUM(n + 1)
 #define SUMS4(n) SUMS2(n), SUMS2(n + 2)
-#define WGMMA(n, sums, at_a, at_b, at_add, ...)                                                           \
+#define WGMMA(n, sums, at_a, at_b, at_add, ...)                                                    \
     asm volatile("{\n"                                                                             \
                  ".reg .pred p;\n"                                                                 \
-                 "setp.ne.b32 p, " at_add ", 0;\n"                                                  \
-                 "wgmma.mma_async.sync.aligned.m64n" n "k16.f32.f16.f16 {" sums "}, {" at_a "}, " at_b \
-                 ", p, 1, 1, 0;\n"                                                                 \
+                 "setp.ne.b32 p, " at_add ", 0;\n"                                                 \
+                 "wgmma.mma_async.sync.aligned.m64n" n "k16.f32.f16.f16 {" sums "}, {" at_a        \
+                 "}, " at_b ", p, 1, 1, 0;\n"                                                      \
                  "}\n"                                                                             \
                  : __VA_ARGS__                                                                     \
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"((int)add))
@@ -70,8 +76,7 @@ __device__ static inline void wgmma(float c[NT][4], const uint32_t a[4], uint64_
     } else if constexpr (NT == 2) {
         WGMMA("16", "%0, %1, %2, %3, %4, %5, %6, %7", "%8, %9, %10, %11", "%12", "%13", SUMS2(0));
     } else if constexpr (NT == 4) {
-        WGMMA("32",
-              "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15",
+        WGMMA("32", "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15",
               "%16, %17, %18, %19", "%20", "%21", SUMS4(0));
     } else {
         WGMMA("64",
@@ -156,7 +161,8 @@ static __global__ void __launch_bounds__(32 * LV_WIDE_WARPS, 1)
     wide_wgmma(const __grid_constant__ lv_small_job job) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
     extern __shared__ __align__(128) uint8_t shared[];
-    const int warp = __shfl_sync(0xffffffffu, threadIdx.x / 32, 0), lane = threadIdx.x % 32, n_warps = blockDim.x / 32;
+    const int warp = __shfl_sync(0xffffffffu, threadIdx.x / 32, 0), lane = threadIdx.x % 32,
+              n_warps = blockDim.x / 32;
     const int part = blockIdx.x % job.n_parts, column = blockIdx.x / job.n_parts % job.n_columns;
     const int tile0 = blockIdx.x / (job.n_parts * job.n_columns) * n_warps;
     const int n_tiles = job.n_out / LV_TILE - tile0;
@@ -173,15 +179,20 @@ static __global__ void __launch_bounds__(32 * LV_WIDE_WARPS, 1)
         job.n_columns > 1 ? LV_EVICT_NORMAL : LV_EVICT_FIRST, lane);
     lv_slabs x = {.slots = shared + at.slabs,
                   .barriers = lv_shared(shared + at.slab_barriers),
-                  .readers = (uint32_t *)(shared + at.readers),
+                  .readers = NULL,
                   .from = job.slabs + ((size_t)first * job.n_columns + column) * lv_slab_bytes(NT),
                   .step = (size_t)job.n_columns * lv_slab_bytes(NT),
                   .n = last - first,
                   .n_readers = n_warps,
                   .slot = 0,
                   .parity = 0};
+    const uint32_t read = lv_shared(shared + at.readers); // barriers: all warps have read a slab
     if (threadIdx.x == 0) {
-        lv_slabs_init(x);
+        for (int i = 0; i < LV_WIDE_SLABS; i++) {
+            lv_barrier_init(x.barriers + i * 8, 1);
+            lv_barrier_init(read + i * 8, n_warps);
+        }
+        lv_barrier_fence();
     }
     __syncthreads();
     lv_wait_previous();
@@ -205,6 +216,10 @@ static __global__ void __launch_bounds__(32 * LV_WIDE_WARPS, 1)
         for (; i < end; i++) {
             const uint8_t *slab = lv_slab_wait<NT>(x, i);
             begin<NT>(record, slab, lo, hi);
+            if (i > 0 && i - 1 + LV_WIDE_SLABS < x.n && warp == i % n_warps) { // its turn
+                lv_barrier_wait(read + (i - 1) % LV_WIDE_SLABS * 8, (i - 1) / LV_WIDE_SLABS & 1);
+                lv_slab_fill<NT>(x, i - 1 + LV_WIDE_SLABS, lane);
+            }
             record_part next = {};
             if (has_tile) {
                 lv_ring_advance<LV_W_INT4, 1>(&ring, job.n_in, lane);
@@ -216,7 +231,14 @@ static __global__ void __launch_bounds__(32 * LV_WIDE_WARPS, 1)
             settle<NT>(lo);
             settle<NT>(hi);
             fold<NT>(record, (const float *)(slab + NT * 2048) + lane % 4 * 2, lo, hi, acc[0]);
-            lv_slab_advance<NT>(&x, i, lane);
+            __syncwarp();
+            if (lane == 0) {
+                lv_barrier_arrive(read + x.slot * 8);
+            }
+            if (++x.slot == LV_WIDE_SLABS) {
+                x.slot = 0;
+                x.parity ^= 1;
+            }
             record = next;
         }
         lv_join_slices<1, NT>(saved, slice, n_slices, lane, acc);
@@ -232,9 +254,12 @@ static __global__ void __launch_bounds__(32 * LV_WIDE_WARPS, 1)
 #endif
 }
 
-lv_status lv_small_wgmma(lv_cuda *cuda, const lv_small_job *job, int nt, int n_warps, int n_blocks) {
-    auto kernel = nt == 1 ? wide_wgmma<1> : nt == 2 ? wide_wgmma<2> : nt == 4 ? wide_wgmma<4>
-                                                                               : wide_wgmma<8>;
+lv_status lv_small_wgmma(lv_cuda *cuda, const lv_small_job *job, int nt, int n_warps,
+                         int n_blocks) {
+    auto kernel = nt == 1   ? wide_wgmma<1>
+                  : nt == 2 ? wide_wgmma<2>
+                  : nt == 4 ? wide_wgmma<4>
+                            : wide_wgmma<8>;
     const lv_wide_layout at =
         lv_wide_plan(lv_slot_bytes<LV_W_INT4>(), 1, nt, n_warps, job->stages, job->n_parts);
     return lv_launch_clusters(cuda, "few rows, wgmma", kernel, job->n_parts, n_blocks, 32 * n_warps,

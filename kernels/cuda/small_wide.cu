@@ -27,14 +27,14 @@ static __global__ void __launch_bounds__(32 * LV_WIDE_WARPS, 1)
         present > 0 ? tile0 + warp * LV_WIDE_TILES : 0, present > 0, 0, present, first, last,
         job.n_columns > 1 ? LV_EVICT_NORMAL : LV_EVICT_FIRST, lane);
     lv_slabs x = {.slots = shared + at.slabs,
-               .barriers = lv_shared(shared + at.slab_barriers),
-               .readers = (uint32_t *)(shared + at.readers),
-               .from = job.slabs + ((size_t)first * job.n_columns + column) * lv_slab_bytes(NT),
-               .step = (size_t)job.n_columns * lv_slab_bytes(NT),
-               .n = last - first,
-               .n_readers = min(n_readers, n_warps),
-               .slot = 0,
-               .parity = 0};
+                  .barriers = lv_shared(shared + at.slab_barriers),
+                  .readers = (uint32_t *)(shared + at.readers),
+                  .from = job.slabs + ((size_t)first * job.n_columns + column) * lv_slab_bytes(NT),
+                  .step = (size_t)job.n_columns * lv_slab_bytes(NT),
+                  .n = last - first,
+                  .n_readers = min(n_readers, n_warps),
+                  .slot = 0,
+                  .parity = 0};
     if (threadIdx.x == 0) {
         lv_slabs_init(x);
     }
@@ -86,8 +86,8 @@ template <int FORMAT>
 static lv_status launch(lv_cuda *cuda, const lv_small_job *job, int nt, int n_warps, int n_blocks) {
     static const wide_kernel kernels[] = {wide<FORMAT, 1>, wide<FORMAT, 2>, wide<FORMAT, 3>,
                                           wide<FORMAT, 4>};
-    const lv_wide_layout at =
-        lv_wide_plan(lv_slot_bytes<FORMAT>(), LV_WIDE_TILES, nt, n_warps, job->stages, job->n_parts);
+    const lv_wide_layout at = lv_wide_plan(lv_slot_bytes<FORMAT>(), LV_WIDE_TILES, nt, n_warps,
+                                           job->stages, job->n_parts);
     return lv_launch_clusters(cuda, "few rows, wide", kernels[nt - 1],
                               job->parts ? 1 : job->n_parts, n_blocks, 32 * n_warps,
                               (size_t)at.n_bytes, *job);

@@ -1,5 +1,5 @@
-// What the two wide kernels of the "few rows" family share (small.cu): slabs of activations on their
-// way through shared memory, slices of K that join, blocks of a cluster that share the end.
+// What the two wide kernels of the "few rows" family share (small.cu): slabs of activations on
+// their way through shared memory, slices of K that join, blocks of a cluster that share the end.
 #ifndef LV_KERNELS_CUDA_SMALL_WIDE_CUH
 #define LV_KERNELS_CUDA_SMALL_WIDE_CUH
 
@@ -97,7 +97,7 @@ template <int NT> __device__ static inline void lv_slab_advance(lv_slabs *s, int
 // The sums of slice `slice` of n_slices join those that wait for them, or wait themselves.
 template <int TILES, int NT>
 __device__ static inline void lv_join_slices(float4 *saved, int slice, int n_slices, int lane,
-                                          float acc[TILES][NT][4]) {
+                                             float acc[TILES][NT][4]) {
     int level = 0;
     for (; slice >> level & 1; level++) {
 #pragma unroll
@@ -150,7 +150,8 @@ __device__ static inline float4 lv_cluster_load(const float4 *mine, int rank) {
 
 // The four sums of a lane of an mma: places place and place + 8 for rows token and token + 1.
 template <int FORMAT>
-__device__ static inline void lv_finish_pair(const lv_small_job &job, int place, int token, float4 y) {
+__device__ static inline void lv_finish_pair(const lv_small_job &job, int place, int token,
+                                             float4 y) {
     if (token < job.m) {
         lv_small_finish<FORMAT>(job, place, token, y.x, y.z, lv_look_ahead(job, place, token));
     }
@@ -161,7 +162,7 @@ __device__ static inline void lv_finish_pair(const lv_small_job &job, int place,
 }
 
 __device__ static inline void lv_store_part(const lv_small_job &job, int part, int place, int token,
-                                         float4 y) {
+                                            float4 y) {
     float *to = job.parts + ((size_t)part * job.m + token) * job.n_out + place;
     if (token < job.m) {
         to[0] = y.x;
@@ -177,7 +178,7 @@ __device__ static inline void lv_store_part(const lv_small_job &job, int part, i
 // share their sums' joining evenly.
 template <int FORMAT, int TILES, int NT>
 __device__ static inline void lv_finish_sums(const lv_small_job &job, const uint8_t *shared,
-                                          int ring_bytes, int part, int column, int tile0) {
+                                             int ring_bytes, int part, int column, int tile0) {
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, n_warps = blockDim.x / 32;
     const int n_sums = TILES * NT, n_shares = job.parts ? 1 : job.n_parts;
     __syncthreads();
@@ -209,8 +210,8 @@ __device__ static inline void lv_finish_sums(const lv_small_job &job, const uint
             }
         }
         lv_finish_pair<FORMAT>(job, place, token,
-                       make_float4(lv_join(v[0], n_shares), lv_join(v[1], n_shares),
-                                   lv_join(v[2], n_shares), lv_join(v[3], n_shares)));
+                               make_float4(lv_join(v[0], n_shares), lv_join(v[1], n_shares),
+                                           lv_join(v[2], n_shares), lv_join(v[3], n_shares)));
     }
     lv_cluster_arrive(); // nobody leaves while another block reads its sums
     lv_cluster_wait();

@@ -23,9 +23,9 @@ LV_HOST_DEVICE static inline int lv_slab_chunk(int chunk, bool int8) {
 }
 
 // For wgmma a slab is the same 8 NT rows by 128 k in eight steps of 16 k, each [row / 8][half of k]
-// of core matrices: eight rows of 16 bytes. Step 2 p is what the low nibbles of words 2 p and 2 p + 1
-// of records meet, step 2 p + 1 the high ones (records.h): so a chunk of 8 k of a row is four pieces
-// of 4 bytes, k 0 1, 2 3 (halves of step 2 p), 4 5, 6 7 (of step 2 p + 1), p = chunk / 4.
+// of core matrices: eight rows of 16 bytes. Step 2 p is what the low nibbles of words 2 p and 2 p +
+// 1 of records meet, step 2 p + 1 the high ones (records.h): so a chunk of 8 k of a row is four
+// pieces of 4 bytes, k 0 1, 2 3 (halves of step 2 p), 4 5, 6 7 (of step 2 p + 1), p = chunk / 4.
 LV_HOST_DEVICE static inline int lv_core_step(int nt) {
     return nt * 256; // bytes
 }
@@ -43,7 +43,7 @@ typedef struct lv_wide_layout {
     int levels;
     int barriers; // of the rings
     int slab_barriers;
-    int readers; // u32 [slabs]: warps that have read it
+    int readers; // [slabs], 8 bytes each: u32, warps that have read it; wgmma's: barriers
     int n_bytes;
 } lv_wide_layout;
 
@@ -57,7 +57,7 @@ LV_HOST_DEVICE static inline lv_wide_layout lv_wide_plan(int slot_bytes, int til
     at.barriers = at.saved + n_warps * at.levels * tiles * nt * 512;
     at.slab_barriers = at.barriers + n_warps * stages * 8;
     at.readers = at.slab_barriers + LV_WIDE_SLABS * 8;
-    at.n_bytes = at.readers + LV_WIDE_SLABS * 4;
+    at.n_bytes = at.readers + LV_WIDE_SLABS * 8;
     return at;
 }
 
