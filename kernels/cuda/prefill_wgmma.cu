@@ -26,8 +26,10 @@
 //
 // measured (H200, test_gpu_attention --bench quick): 2,204 tokens, f16 109 us a layer (366
 // TFLOP/s), i8 134 us (298); mma.sync (prefill_attention.cu): 213 and 233. The values of a page
-// added before the softmax of the next instead of beside it: f16 128 us.
+// added before the softmax of the next instead of beside it: f16 128 us. CLIP, 5 and 25 tiles: 34
+// and 146 us a layer (mma.sync 52 and 206, cuDNN 33 and 120); tiles of 128 rows: the same.
 #include "kernels/cuda/prefill_tile.cuh"
+#include "kernels/cuda/wgmma.cuh"
 
 #define STAGES 5
 #define FEEDERS 128        // threads that fill the ring
@@ -228,62 +230,6 @@ __device__ static inline uint64_t descriptor(const void *shared, int leading) {
            (uint64_t)(1024 >> 4) << 32 | (uint64_t)1 << 62;
 }
 
-__device__ static inline void wgmma_begin() {
-    asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
-}
-
-__device__ static inline void wgmma_commit() {
-    asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
-}
-
-__device__ static inline void wgmma_wait() {
-    asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
-}
-
-// Sums are what wgmma left, not what they were before wgmma_wait.
-template <int N> __device__ static inline void settle(float sum[N][4]) {
-#pragma unroll
-    for (int n = 0; n < N; n++) {
-        asm volatile(""
-                     : "+f"(sum[n][0]), "+f"(sum[n][1]), "+f"(sum[n][2]),
-                       "+f"(sum[n][3])::"memory");
-    }
-}
-
-#define SUM(n) "+f"(c[n][0]), "+f"(c[n][1]), "+f"(c[n][2]), "+f"(c[n][3])
-#define SUMS8(n)                                                                                   \
-    SUM(n), SUM(n + 1), SUM(n + 2), SUM(n + 3), SUM(n + 4), SUM(n + 5), SUM(n + 6), SUM(n + 7)
-
-// c [64, 64] (+)= a b^T, b [64, 16]; or = a b, b [16, 64].
-template <bool ALONG>
-__device__ static inline void wgmma_64(float c[8][4], const uint32_t a[4], uint64_t b, bool add) {
-    asm volatile("{\n"
-                 ".reg .pred p;\n"
-                 "setp.ne.b32 p, %37, 0;\n"
-                 "wgmma.mma_async.sync.aligned.m64n64k16.f32.f16.f16 {"
-                 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
-                 "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, "
-                 "%30, %31"
-                 "}, {%32, %33, %34, %35}, %36, p, 1, 1, %38;\n"
-                 "}\n"
-                 : SUMS8(0)
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"((int)add),
-                   "n"((int)ALONG));
-}
-
-// c [64, 128] += a b, b [16, 128].
-__device__ static inline void wgmma_128(float c[16][4], const uint32_t a[4], uint64_t b) {
-    asm volatile("wgmma.mma_async.sync.aligned.m64n128k16.f32.f16.f16 {"
-                 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
-                 "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, "
-                 "%30, %31, %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, "
-                 "%44, %45, %46, %47, %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, "
-                 "%58, %59, %60, %61, %62, %63"
-                 "}, {%64, %65, %66, %67}, %68, 1, 1, 1, 1;\n"
-                 : SUMS8(0), SUMS8(8)
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
-}
-
 // --- a warpgroup of rows ------------------------------------------------------------------------
 
 // What it works with, stages counted from the block's first page.
@@ -303,13 +249,13 @@ template <class S>
 __device__ static inline void begin_scores(page_scores score, const rows_job<S> *r, int n) {
     const uint64_t keys = descriptor(r->shared->keys[n % STAGES], 16);
     barrier_wait(&r->ring->full[n % STAGES], n / STAGES);
-    wgmma_begin();
+    lv_wgmma_begin();
 #pragma unroll
     for (int i = 0; i < S::HD / 16; i++) {
-        wgmma_64<false>(score[0], r->q[i], keys + (uint64_t)((i / 4 * PANEL + i % 4 * 32) >> 4),
-                        i > 0);
+        lv_wgmma<8, false>(score[0], r->q[i], keys + (uint64_t)((i / 4 * PANEL + i % 4 * 32) >> 4),
+                           i > 0);
     }
-    wgmma_commit();
+    lv_wgmma_commit();
 }
 
 template <class S> __device__ static inline void release_stage(const rows_job<S> *r, int n) {
@@ -326,17 +272,17 @@ template <class S>
 __device__ static inline void begin_values(tile_sums<S::HD, 1> *sums, const page_weights p,
                                            const rows_job<S> *r, int n) {
     const uint64_t values = descriptor(r->shared->values[n % STAGES], PANEL);
-    wgmma_begin();
+    lv_wgmma_begin();
 #pragma unroll
     for (int k = 0; k < PAGE / 16; k++) {
         const uint64_t tokens = values + (uint64_t)(k * 16 * 128 >> 4);
         if constexpr (S::HD == 64) {
-            wgmma_64<true>(sums->out[0], p[k], tokens, true);
+            lv_wgmma<8, true>(sums->out[0], p[k], tokens, true);
         } else {
-            wgmma_128(sums->out[0], p[k], tokens);
+            lv_wgmma<16, true>(sums->out[0], p[k], tokens, true);
         }
     }
-    wgmma_commit();
+    lv_wgmma_commit();
 }
 
 // The n-th page, whose scores are there: while its softmax runs, the page before adds its values
@@ -355,12 +301,12 @@ __device__ static inline void do_page(page_scores score, page_scores next, page_
     }
     scale_and_mask<1, I8>(score, r->b, r->first + n, r->shared->key_scale[s]);
     const bool grew = softmax_page<HD, 1>(score, sums, r->a->scale, factor);
-    wgmma_wait();
+    lv_wgmma_wait();
     if (MORE) {
-        settle<PAGE / 8>(next[0]);
+        lv_wgmma_settle<PAGE / 8>(next[0]);
     }
     if (ADD) {
-        settle<HD / 8>(sums->out[0]);
+        lv_wgmma_settle<HD / 8>(sums->out[0]);
         release_stage(r, n - 1);
         if (grew) {
             rescale<HD, 1>(sums, factor);
@@ -424,8 +370,8 @@ template <bool I8, class S> __device__ static inline void do_rows(rows_job<S> *r
             release_stage(r, n);
         }
         begin_scores(even, r, n);
-        wgmma_wait();
-        settle<PAGE / 8>(even[0]);
+        lv_wgmma_wait();
+        lv_wgmma_settle<PAGE / 8>(even[0]);
         if (n == n_last) {
             do_page<I8, false, false>(even, odd, p, &sums, r, n);
         } else {
@@ -444,8 +390,8 @@ template <bool I8, class S> __device__ static inline void do_rows(rows_job<S> *r
             }
         }
         begin_values(&sums, p, r, n);
-        wgmma_wait();
-        settle<HD / 8>(sums.out[0]);
+        lv_wgmma_wait();
+        lv_wgmma_settle<HD / 8>(sums.out[0]);
         release_stage(r, n++);
     }
     for (; n < n_pages; n++) {

@@ -45,7 +45,8 @@
 //   (before sm_90: f32 sums in memory, joined by another kernel). Rows beyond 32 are other blocks.
 //   At m = 32 a record takes a warp 32 mma, about 256 cycles of the tensor cores (8 each), 32 of
 //   shared memory for x and 8 for weights (of four such shares an SM has), and about 150 issue
-//   slots: the tensor cores bind, 98,816 records of a 7B layer over 528 schedulers in 27 us.
+//   slots: the tensor cores bind, 98,816 records of a 7B layer over 528 schedulers in 27 us. On
+//   Hopper int4 of 17 rows and more is multiplied by wgmma instead: small_wgmma.cu.
 //
 // Bytes of a 7B layer at m = 1, int4: QKV 26.3 MB, O 8.8, gate and up 47.2, down 23.6: 6.1, 2.0,
 // 11.0 and 5.5 us at 4.3 TB/s; 2 FLOP a weight and row, 0.4 GFLOP a layer and row: memory binds up
@@ -63,8 +64,7 @@
 #define WIDE_MAX_STAGES_INT4 4
 #define WIDE_MAX_STAGES 8 // f16 and int8
 #define WGMMA_STAGES 2
-#define WGMMA_ROWS                                                                                 \
-    17 // below, mma.sync is the faster one: a layer's four products at 16 rows 73 us, 76
+#define WGMMA_ROWS 17 // below, mma.sync is faster: at 16 rows a layer's four products 73 us, not 76
 #define MAX_PARTS LV_SLICES
 
 // --- kernels around the wide one -----------------------------------------------------------------
@@ -180,7 +180,7 @@ static double wide_cycles(const lv_cuda *cuda, lv_format format, const wide_plan
     const int bytes = tiles * (format == LV_W_INT4   ? LV_RECORD_BYTES
                                : format == LV_W_INT8 ? 2048
                                                      : 4096);
-    const double tensor = plan->wgmma ? nt < 4 ? 128.0 : 32.0 * nt : tiles * 64.0 * nt;
+    const double tensor = plan->wgmma ? 32.0 * nt : tiles * 64.0 * nt;
     const double issue = plan->wgmma ? 75 + 14.0 * nt : tiles * (75 + 25.0 * nt);
     const double work = (n_warps + 3) / 4 * (tensor > issue ? tensor : issue);
     const double memory = n_warps * bytes / 18.0 + lv_slab_bytes(nt) / 40.0;
@@ -194,13 +194,13 @@ static double wide_cycles(const lv_cuda *cuda, lv_format format, const wide_plan
     return 1500 + step * n_steps + join;
 }
 
-// Rows of x a block: as few tiles of eight as do, for wgmma a power of two of them.
+// Rows of x a block: as few tiles of eight as do; for wgmma four of them or eight.
 static void plan_rows(int m, lv_small_job *job, wide_plan *plan) {
     const int n_row_tiles = (m + 7) / 8, most = plan->wgmma ? 8 : 4;
     job->n_columns = (n_row_tiles + most - 1) / most;
     plan->nt = (n_row_tiles + job->n_columns - 1) / job->n_columns;
-    while (plan->wgmma && (plan->nt & (plan->nt - 1)) != 0) {
-        plan->nt++;
+    if (plan->wgmma) {
+        plan->nt = plan->nt <= 4 ? 4 : 8;
     }
 }
 
@@ -210,7 +210,8 @@ static lv_status plan_wide(lv_cuda *cuda, const lv_linear *w, lv_small_job *job,
     plan->tiles = plan->wgmma ? 1 : LV_WIDE_TILES;
     const int n_pairs = (w->n_out / LV_TILE + plan->tiles - 1) / plan->tiles; // a warp each
     const int n_records = w->n_in / LV_RECORD_K, warps_step = plan->wgmma ? 4 : 1;
-    // The rest is for the kernel before the next, where that does not cost more than it gains.
+    // The rest is for the kernel before the next; wgmma's gains more by having it (64 rows: gate
+    // and up 61 us, 51).
     const int limit = (int)cuda->shared_bytes / 100 * (plan->wgmma ? 98 : 90);
     double best = 0;
     plan_rows(job->m, job, plan);

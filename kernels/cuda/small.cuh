@@ -509,7 +509,7 @@ lv_status lv_small_narrow(lv_cuda *cuda, const lv_small_job *job, lv_format form
 // nt: tiles of eight rows of x that a block takes, 1 to 4; n_warps: each two tiles of weights.
 lv_status lv_small_wide(lv_cuda *cuda, const lv_small_job *job, lv_format format, int nt,
                         int n_warps, int n_blocks);
-// The same by wgmma, int4: nt 1, 2, 4 or 8; n_warps a multiple of four, each a tile of weights.
+// The same by wgmma, int4: nt 4 or 8; n_warps a multiple of four, each a tile of weights.
 lv_status lv_small_wgmma(lv_cuda *cuda, const lv_small_job *job, int nt, int n_warps, int n_blocks);
 // Blocks of the wide kernel that run at a time where each n_parts of them are a cluster.
 lv_status lv_small_wide_resident(lv_cuda *cuda, int n_parts, int *n_blocks);

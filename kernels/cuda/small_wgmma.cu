@@ -15,75 +15,24 @@
 // into its place, a step later, when hardly anybody is still to be waited for. Slabs, parts of K
 // and the end are the other wide kernel's (small_wide.cuh).
 //
-// m = 64, the four products of a 7B layer: 27 GFLOP, 36 us at 750 TFLOP/s (a record: 256 cycles of
+// m = 64, the four products of a 7B layer: 26 GFLOP, 35 us at 750 TFLOP/s (a record: 256 cycles of
 // a multiprocessor's tensor cores for four warps); 106 MB of weights, 25 us at 4.3 TB/s; every
 // block reads all x of its part of K from the second-level cache: 60 MB for gate and up at three
 // warpgroups a block; issue slots: 45 to unpack a record, 13 NT to fold it.
 //
 // measured: H200, the four products of a 7B layer (test_gpu_linear --bench): 90 us at 32 rows
-// (mma.sync 107), 128 us at 64 (192). A step of a record takes about 900 cycles of latency beside
-// 220 for each warpgroup, whatever the depth of slabs (3, 4, 6) and rings (2 to 4).
+// (mma.sync 107), 128 us at 64 (192). Latency of a record's step binds: q, k, v at 32 rows with all
+// K in a block take 32 us with three warpgroups (64 blocks), 28 with two; gate and up 34 with three
+// (115 blocks); slabs 3, 4 or 6 deep and rings 2 to 4 give the same.
 #include "kernels/cuda/small_wide.cuh"
+#include "kernels/cuda/wgmma.cuh"
 
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
-
-// --- wgmma ---------------------------------------------------------------------------------------
-
-__device__ static inline void wgmma_begin() {
-    asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
-}
-
-__device__ static inline void wgmma_commit() {
-    asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
-}
-
-__device__ static inline void wgmma_wait() {
-    asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
-}
-
-// Sums are what wgmma left, not what they were before wgmma_wait.
-template <int NT> __device__ static inline void settle(float c[NT][4]) {
-#pragma unroll
-    for (int n = 0; n < NT; n++) {
-        asm volatile("" : "+f"(c[n][0]), "+f"(c[n][1]), "+f"(c[n][2]), "+f"(c[n][3])::"memory");
-    }
-}
 
 // Core matrices of 128 bytes, halves of k side by side, then eight rows further.
 __device__ static inline uint64_t descriptor(const void *step) {
     return (uint64_t)((lv_shared(step) & 0x3ffff) >> 4) | (uint64_t)(128 >> 4) << 16 |
            (uint64_t)(256 >> 4) << 32;
-}
-
-#define SUM(n) "+f"(c[n][0]), "+f"(c[n][1]), "+f"(c[n][2]), "+f"(c[n][3])
-#define SUMS2(n) SUM(n), SUM(n + 1)
-#define SUMS4(n) SUMS2(n), SUMS2(n + 2)
-#define WGMMA(n, sums, at_a, at_b, at_add, ...)                                                    \
-    asm volatile("{\n"                                                                             \
-                 ".reg .pred p;\n"                                                                 \
-                 "setp.ne.b32 p, " at_add ", 0;\n"                                                 \
-                 "wgmma.mma_async.sync.aligned.m64n" n "k16.f32.f16.f16 {" sums "}, {" at_a        \
-                 "}, " at_b ", p, 1, 1, 0;\n"                                                      \
-                 "}\n"                                                                             \
-                 : __VA_ARGS__                                                                     \
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"((int)add))
-
-// c [64, 8 NT] = a b, or added to it.
-template <int NT>
-__device__ static inline void wgmma(float c[NT][4], const uint32_t a[4], uint64_t b, bool add) {
-    if constexpr (NT == 1) {
-        WGMMA("8", "%0, %1, %2, %3", "%4, %5, %6, %7", "%8", "%9", SUM(0));
-    } else if constexpr (NT == 2) {
-        WGMMA("16", "%0, %1, %2, %3, %4, %5, %6, %7", "%8, %9, %10, %11", "%12", "%13", SUMS2(0));
-    } else if constexpr (NT == 4) {
-        WGMMA("32", "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15",
-              "%16, %17, %18, %19", "%20", "%21", SUMS4(0));
-    } else {
-        WGMMA("64",
-              "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, "
-              "%18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31",
-              "%32, %33, %34, %35", "%36", "%37", SUMS4(0), SUMS4(4));
-    }
 }
 
 // --- a record ------------------------------------------------------------------------------------
@@ -125,16 +74,15 @@ __device__ static inline void begin(const record_part &r, const uint8_t *slab, f
         asm volatile("" : "+r"(a[i][0]), "+r"(a[i][1]), "+r"(a[i][2]), "+r"(a[i][3])::"memory");
     }
     const uint64_t b = descriptor(slab);
-    wgmma_begin();
+    lv_wgmma_begin();
 #pragma unroll
     for (int p = 0; p < 4; p++) {
-        wgmma<NT>(lo, a[2 * p], b + 2 * p * (lv_core_step(NT) >> 4), p > 0);
-        wgmma<NT>(hi, a[2 * p + 1], b + (2 * p + 1) * (lv_core_step(NT) >> 4), p > 0);
+        lv_wgmma<NT, false>(lo, a[2 * p], b + 2 * p * (lv_core_step(NT) >> 4), p > 0);
+        lv_wgmma<NT, false>(hi, a[2 * p + 1], b + (2 * p + 1) * (lv_core_step(NT) >> 4), p > 0);
     }
-    wgmma_commit();
+    lv_wgmma_commit();
 }
 
-// acc += (16 lo + hi - zero sum of x) scale: see lv_multiply_int4.
 template <int NT>
 __device__ static inline void fold(const record_part &r, const float *sums, const float lo[NT][4],
                                    const float hi[NT][4], float acc[NT][4]) {
@@ -227,9 +175,9 @@ static __global__ void __launch_bounds__(32 * LV_WIDE_WARPS, 1)
                     next = read_record(lv_ring_wait<LV_W_INT4, 1>(&ring), lane);
                 }
             }
-            wgmma_wait();
-            settle<NT>(lo);
-            settle<NT>(hi);
+            lv_wgmma_wait();
+            lv_wgmma_settle<NT>(lo);
+            lv_wgmma_settle<NT>(hi);
             fold<NT>(record, (const float *)(slab + NT * 2048) + lane % 4 * 2, lo, hi, acc[0]);
             __syncwarp();
             if (lane == 0) {
@@ -256,10 +204,7 @@ static __global__ void __launch_bounds__(32 * LV_WIDE_WARPS, 1)
 
 lv_status lv_small_wgmma(lv_cuda *cuda, const lv_small_job *job, int nt, int n_warps,
                          int n_blocks) {
-    auto kernel = nt == 1   ? wide_wgmma<1>
-                  : nt == 2 ? wide_wgmma<2>
-                  : nt == 4 ? wide_wgmma<4>
-                            : wide_wgmma<8>;
+    auto kernel = nt == 4 ? wide_wgmma<4> : wide_wgmma<8>;
     const lv_wide_layout at =
         lv_wide_plan(lv_slot_bytes<LV_W_INT4>(), 1, nt, n_warps, job->stages, job->n_parts);
     return lv_launch_clusters(cuda, "few rows, wgmma", kernel, job->n_parts, n_blocks, 32 * n_warps,

@@ -65,7 +65,7 @@ template <int NT> __device__ static inline const uint8_t *lv_slab_wait(const lv_
     return slab;
 }
 
-// Whether this lane's warp is the last to have read the slab that slab_wait gave (lane 0 knows).
+// Whether this lane's warp is the last to have read the slab that lv_slab_wait gave (lane 0 knows).
 __device__ static inline bool lv_last_reader(const lv_slabs &s) {
     uint32_t before = 0;
 #if __CUDA_ARCH__ >= 800
@@ -174,8 +174,8 @@ __device__ static inline void lv_store_part(const lv_small_job &job, int part, i
     }
 }
 
-// Every warp has left its sums where its ring was, f32x4 [2 NT, lane], and the blocks of a cluster
-// share their sums' joining evenly.
+// Every warp has left its sums where its ring was, f32x4 [TILES NT, lane], and the blocks of a
+// cluster share their sums' joining evenly.
 template <int FORMAT, int TILES, int NT>
 __device__ static inline void lv_finish_sums(const lv_small_job &job, const uint8_t *shared,
                                              int ring_bytes, int part, int column, int tile0) {
