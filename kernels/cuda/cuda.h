@@ -134,6 +134,7 @@ typedef struct lv_cuda {
     lv_backend base;
     int device, sm, n_sms; // sm: 75, 80, 86, 89, 90
     size_t shared_bytes;   // most dynamic shared memory of a block
+    bool has_wgmma;
     int wide_resident[4];  // lv_small_wide_resident of 1, 2, 4, 8 parts; 0: not asked yet
     cudaStream_t stream;
     int n_threads;         // of the host, for copying weights; 0: those this process may use
@@ -170,8 +171,7 @@ typedef struct lv_cuda {
     struct lv_chain *chain; // operations put off (small_chain.cu); NULL until used
 } lv_cuda;
 
-// --- device.c
-// --------------------------------------------------------------------------------------
+// --- device.c ------------------------------------------------------------------------------------
 
 // LV_ENOMEM for an allocation that failed, LV_EDEVICE else, which stays where the error is sticky.
 lv_status lv_cuda_check(lv_cuda *cuda, cudaError_t error, const char *what) LV_MUST_CHECK;
@@ -186,8 +186,7 @@ lv_status lv_cuda_scratch(lv_cuda *cuda, int slot, size_t n_bytes, void **out) L
 lv_status lv_cuda_alloc(lv_backend *be, size_t n_bytes, void **out) LV_MUST_CHECK;
 void lv_cuda_free(lv_backend *be, void *dev);
 
-// --- load.c
-// ----------------------------------------------------------------------------------------
+// --- load.c --------------------------------------------------------------------------------------
 
 lv_status lv_cuda_linear_load(lv_backend *be, const lv_linear_source *parts, int n_parts,
                               const lv_linear_options *options, lv_linear **out);
@@ -198,8 +197,7 @@ lv_status lv_cuda_tensor_load(lv_backend *be, const lv_tensor *source, float **o
 lv_status lv_cuda_copy_in(lv_cuda *cuda, void *dev, const void *host, size_t n_bytes) LV_MUST_CHECK;
 void lv_cuda_loader_free(lv_cuda *cuda);
 
-// --- pass.c
-// ----------------------------------------------------------------------------------------
+// --- pass.c --------------------------------------------------------------------------------------
 
 lv_status lv_cuda_pass(lv_backend *be, const lv_batch *batch, lv_pass_body *body, void *user);
 // The batch on the device: that of the pass under way, or uploaded now. *out holds until the next
@@ -209,8 +207,7 @@ lv_status lv_cuda_batch(lv_cuda *cuda, const lv_batch *batch,
 void lv_cuda_forget_graphs(lv_cuda *cuda); // whenever memory that they may use is freed
 void lv_cuda_pass_free(lv_cuda *cuda);
 
-// --- convert.cu: weights on their way in
-// -------------------------------------------------------------
+// --- convert.cu: weights on their way in ---------------------------------------------------------
 
 // dtype [n_out, n_in] dev (natural rows) -> f16 rows of `to` in tile order, from place `first` of
 // the linear on: place i of the linear is source row lv_tile_row(i, pair) - row0 where that lies in
@@ -222,8 +219,7 @@ lv_status lv_cuda_convert_f32(lv_cuda *cuda, lv_dtype dtype, const void *from, s
 lv_status lv_cuda_f32_to_f16(lv_cuda *cuda, const float *from, size_t n, void *to) LV_MUST_CHECK;
 lv_status lv_cuda_f16_to_f32(lv_cuda *cuda, const void *from, size_t n, float *to) LV_MUST_CHECK;
 
-// --- int4.cu: the layout of int4 weights
-// --------------------------------------------------------------
+// --- int4.cu: the layout of int4 weights ---------------------------------------------------------
 
 // AWQ arrays (dev, as stored) of a source of n_out rows that are the linear's rows from row0 on ->
 // records. n_in a multiple of 128, groups of 128.
@@ -246,8 +242,7 @@ lv_status lv_cuda_int4_expand(lv_cuda *cuda, const lv_linear *w, int first, int 
 lv_status lv_cuda_int8_expand(lv_cuda *cuda, const lv_linear *w, int first, int n,
                               void *f16) LV_MUST_CHECK;
 
-// --- small.cu: few rows
-// ------------------------------------------------------------------------------
+// --- small.cu: few rows --------------------------------------------------------------------------
 
 typedef enum lv_epilogue {
     LV_STORE,     // out f16 [m, n_out] = activation(y + bias) + residual
@@ -285,11 +280,10 @@ lv_status lv_cuda_flush(lv_cuda *cuda) LV_MUST_CHECK;
 void lv_cuda_chain_drop(lv_cuda *cuda); // forgets them
 void lv_cuda_chain_free(lv_cuda *cuda);
 
-// Whether this build and device have wgmma (prefill_wgmma.cu).
+// Whether this build and device have wgmma (prefill_wgmma.cu): cuda->has_wgmma.
 bool lv_wgmma_present(const lv_cuda *cuda);
 
-// --- dense.c: many rows
-// ------------------------------------------------------------------------------
+// --- dense.c: many rows --------------------------------------------------------------------------
 
 // out [m, n_out] = x f16 [m, n_in] W^T + bias + residual, rows of out ld_out apart.
 typedef struct lv_product {
@@ -316,8 +310,7 @@ void lv_cuda_blas_free(lv_cuda *cuda);
 
 lv_status lv_cuda_plain(lv_cuda *cuda, const lv_product *product) LV_MUST_CHECK;
 
-// --- rows.cu and embed.cu: element-wise and row-wise steps, f16
-// ----------------------------------------------------
+// --- rows.cu and embed.cu: element-wise and row-wise steps, f16 ----------------------------------
 
 lv_status lv_cuda_layer_norm(lv_backend *be, const void *x, int m, int d, const float *weight,
                              const float *bias, float eps, void *out);
@@ -340,8 +333,7 @@ lv_status lv_cuda_rotate(lv_cuda *cuda, const lv_small *args, const void *qkv) L
 lv_status lv_cuda_silu_mul(lv_cuda *cuda, const void *gate_up, int m, int d_ff, int pair,
                            const float *bias, void *out) LV_MUST_CHECK;
 
-// --- attention: kv.cu, decode_attention.cu, prefill_attention.cu, sdpa.c
-// -------------------------------
+// --- attention: kv.cu, decode_attention.cu, prefill_attention.cu, sdpa.c -------------------------
 
 lv_status lv_cuda_kv_create(lv_backend *be, int n_layers, int n_kv_heads, int head_dim,
                             int n_blocks, lv_dtype kv_dtype, lv_kv **out);
@@ -370,8 +362,7 @@ lv_status lv_cuda_dnn_attention(lv_cuda *cuda, const void *qkv, int n, int n_row
                                 int head_dim, void *out) LV_MUST_CHECK;
 void lv_cuda_dnn_free(lv_cuda *cuda);
 
-// --- linear.c: the operations that multiply
-// -----------------------------------------------------------
+// --- linear.c: the operations that multiply ------------------------------------------------------
 
 lv_status lv_cuda_linear(lv_backend *be, const void *x, int m, const lv_linear *w,
                          lv_activation activation, const void *residual, void *out);
@@ -384,8 +375,7 @@ lv_status lv_cuda_norm_gate_up_silu(lv_backend *be, const void *x, int m, const 
 lv_status lv_cuda_norm_logits(lv_backend *be, const lv_batch *batch, const void *x,
                               const float *norm, float eps, const lv_linear *head, float *logits);
 
-// --- sample.c
-// ---------------------------------------------------------------------------------------
+// --- sample.c ------------------------------------------------------------------------------------
 
 lv_status lv_cuda_sample(lv_backend *be, float *logits, int n_rows, int vocab,
                          const lv_sampling *rows, int32_t *tokens, float *logprobs);

@@ -310,6 +310,7 @@ static lv_status prepare(lv_cuda *cuda) {
         status = lv_fail_in(status, "this build has no code for compute capability %d.%d",
                             cuda->sm / 10, cuda->sm % 10);
     }
+    cuda->has_wgmma = status == LV_OK && lv_wgmma_present(cuda);
     lv_cuda_free(&cuda->base, dev);
     return status;
 }

@@ -307,7 +307,7 @@ lv_status lv_cuda_prefill_attention(lv_cuda *cuda, const lv_device_batch *batch,
     args.kv_length = batch->kv_length;
     args.table_stride = batch->table_stride;
     args.n_tiles = batch->n_tiles;
-    if (hd == 128 && lv_wgmma_present(cuda)) {
+    if (hd == 128 && cuda->has_wgmma) {
         return lv_wgmma_attention(cuda, &args, shape->n_heads, kv->dtype == LV_I8);
     }
     return kv->dtype == LV_I8 ? launch_width<true>(cuda, &args, shape->n_heads, hd, 1)
@@ -334,7 +334,7 @@ lv_status lv_cuda_image_attention(lv_backend *be, const void *qkv, int n, int n_
     args.group = 1;
     args.scale = LV_LOG2E / sqrtf((float)head_dim);
     args.n_rows = n_rows;
-    if (head_dim == 64 && lv_wgmma_present(cuda)) {
+    if (head_dim == 64 && cuda->has_wgmma) {
         return lv_wgmma_image_attention(cuda, &args, n_heads, n);
     }
     return launch_width<false>(cuda, &args, n_heads, head_dim, n);

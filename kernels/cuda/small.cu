@@ -206,7 +206,7 @@ static void plan_rows(int m, lv_small_job *job, wide_plan *plan) {
 
 // How many tiles a block takes and into how many parts K is cut: the least estimated time.
 static lv_status plan_wide(lv_cuda *cuda, const lv_linear *w, lv_small_job *job, wide_plan *plan) {
-    plan->wgmma = w->format == LV_W_INT4 && job->m >= WGMMA_ROWS && lv_wgmma_present(cuda);
+    plan->wgmma = w->format == LV_W_INT4 && job->m >= WGMMA_ROWS && cuda->has_wgmma;
     plan->tiles = plan->wgmma ? 1 : LV_WIDE_TILES;
     const int n_pairs = (w->n_out / LV_TILE + plan->tiles - 1) / plan->tiles; // a warp each
     const int n_records = w->n_in / LV_RECORD_K, warps_step = plan->wgmma ? 4 : 1;

@@ -20,13 +20,21 @@
 //             reset). There are no more blocks than SMs and all of them run: nothing that comes
 //             after this kernel begins before each of them has.
 //
-// measured: H200, the four products of a 7B layer, m = 1 (test_gpu_linear --bench): 42.2 us against
-// 43.9 of four narrow kernels in the same run, where nothing but products follows one another; a
-// whole step of one sequence at context 512, int8 KV: 1.63 ms against 1.85. Of the kernel's time,
-// reading binds gate and up (18.2 of 71 thousand cycles); about 6 of 71 each are spent in every
-// wait for the other blocks, 2 in staging x, 100 instructions a record and warp in multiplying.
+// measured: H200, 7B layer, m = 1, a step at context 512, int8 KV (llava-bench --stages decode
+// --batches 1 --kv i8 --contexts 512): 1.54 ms; 1.56 where a ring's last slot is asked for at once.
+// Thousands of cycles (clock64, means of 132 blocks; O, gate and up, down, q k v; 75 a layer):
+//
+//   multiplying                          3.0  16.9   7.2   8.7   gate and up: 13.7 to 21.7
+//   from there to the block's arrival    1.4   1.7   1.7
+//   until the last block has arrived     5.6   4.3   4.4         mostly one or two late blocks
+//   until all know, x in shared memory   1.4 + 1.3 to 1.9 each
+//   before the first product             9.7, 5.0 in blocks that start last: these are late at O
+//
 // Tried: filling rings one after another by a warp of its own (one copy in 600 cycles, twice the
-// time), slots of one record, finishing sums by the multiplying warps in turn (a convoy: +10%).
+// time), slots of one record, finishing sums by the multiplying warps in turn (a convoy: +10%),
+// slots behind the ring brought into the second-level cache ahead (1.67 to 1.82 ms), three groups
+// of eight warps (1.90), x read by lanes that have a row only (1.58 to 1.65), shifts as
+// multiplications (no difference), the next product's slots asked for after the last tile (1.55).
 //
 // lv_cuda_small puts operations of a pass off instead of enqueueing them, as long as they follow
 // one another; whatever else is enqueued flushes them first. A lone one goes to the narrow kernel.
@@ -47,13 +55,13 @@
 typedef struct chain_args {
     lv_small_job jobs[MOST_JOBS];
     int n_jobs;
-    int stages, per_slot;        // slots of a ring, records of a slot
-    unsigned long long *arrived; // blocks that have ended a product, of all kernels so far
+    int stages, per_slot; // slots of a ring, records of a slot
+    uint32_t *arrived;    // what meet() counts in
 } chain_args;
 
 struct lv_chain {
     chain_args args;
-    unsigned long long *arrived;
+    uint32_t *arrived;
 };
 
 // Byte offsets in shared memory; the rings come first.
@@ -86,10 +94,14 @@ __device__ static inline int slice_start(const lv_small_job &job, int slice) {
     return slice * (job.n_in / LV_RECORD_K) / LV_SLICES;
 }
 
-// Tiles of a half of the block are this and every HALVES * gridDim.x-th after it: blocks first,
-// then halves, so that blocks differ by one tile at most.
+// A half's tiles are its first one and every tile_step()-th after it: blocks first, then halves,
+// so that blocks differ by one tile at most.
 __device__ static inline int first_tile(int half) {
     return half * (int)gridDim.x + (int)blockIdx.x;
+}
+
+__device__ static inline int tile_step() {
+    return HALVES * (int)gridDim.x;
 }
 
 // --- the ring of a warp, on across products ------------------------------------------------------
@@ -97,56 +109,82 @@ __device__ static inline int first_tile(int half) {
 typedef struct chain_ring {
     uint8_t *slots;
     uint32_t barriers;
-    int half, slice; // half: the first tile of the warp's half of the block
-    // What is asked for next: a product, a tile, how many records of its slice are left, the first.
+    // What is asked for next: a product, a tile, a record, and how many of the slice are left.
     int job, tile, left;
     const uint8_t *next;
+    // Of that product: its tiles, records of a slice, bytes from a slice's end to the next tile's.
+    int n_tiles, per_tile, jump;
+    int asked; // slots asked for and not read
     int stage; // the slot to be read next
     uint32_t parity;
 } chain_ring;
 
-// The ring's tile of its product, or the first tile of the next product that has something for this
-// warp. left stays 0 at the end.
-__device__ static inline void ring_seek(const chain_args &a, chain_ring *r) {
-    for (; r->job < a.n_jobs; r->job++, r->tile = r->half) {
-        const lv_small_job &job = a.jobs[r->job];
-        const int first = slice_start(job, r->slice), last = slice_start(job, r->slice + 1);
-        if (r->tile < job.n_out / LV_TILE && first < last) {
-            r->left = last - first;
-            r->next =
-                job.w + r->tile * lv_tile_bytes<LV_W_INT4>(job.n_in) + first * LV_RECORD_BYTES;
+// The first product from `job` on that has something for this warp; left is 0 where none has.
+__device__ static inline void ring_seek(const chain_args &a, chain_ring *r, int job) {
+    const int warp = threadIdx.x / 32, slice = warp % LV_SLICES;
+    for (; job < a.n_jobs; job++) {
+        const lv_small_job &j = a.jobs[job];
+        const int first = slice_start(j, slice), last = slice_start(j, slice + 1);
+        const size_t tile_bytes = lv_tile_bytes<LV_W_INT4>(j.n_in);
+        r->tile = first_tile(warp / LV_SLICES);
+        r->n_tiles = j.n_out / LV_TILE;
+        r->left = r->per_tile = last - first;
+        if (r->tile < r->n_tiles && r->left > 0) {
+            r->job = job;
+            r->next = j.w + r->tile * tile_bytes + first * LV_RECORD_BYTES;
+            r->jump = tile_step() * (int)tile_bytes - r->per_tile * LV_RECORD_BYTES;
             return;
         }
     }
-    lv_launch_next(); // all is on its way: the next kernel may begin to ask for its own
+    r->left = 0;
 }
 
+template <int RECORDS>
 __device__ static inline void ring_fill(const chain_args &a, chain_ring *r, int stage, int lane) {
-    const int n = min(a.per_slot, r->left);
-    if (n <= 0) {
+    const int n = min(RECORDS, r->left);
+    if (n == 0) {
         return;
     }
     if (lane == 0) {
         const uint32_t barrier = r->barriers + stage * 8;
         lv_barrier_expect(barrier, n * LV_RECORD_BYTES);
-        lv_copy_bulk(r->slots + stage * a.per_slot * LV_RECORD_BYTES, r->next, n * LV_RECORD_BYTES,
+        lv_copy_bulk(r->slots + stage * RECORDS * LV_RECORD_BYTES, r->next, n * LV_RECORD_BYTES,
                      barrier, LV_EVICT_FIRST);
     }
     r->next += n * LV_RECORD_BYTES;
     r->left -= n;
     if (r->left == 0) {
-        r->tile += HALVES * gridDim.x;
-        ring_seek(a, r);
+        r->tile += tile_step();
+        r->next += r->jump;
+        r->left = r->per_tile;
+        if (r->tile >= r->n_tiles) {
+            ring_seek(a, r, r->job + 1);
+        }
+    }
+    r->asked++;
+    if (r->left == 0) {
+        lv_launch_next(); // all is on its way: the next kernel may begin to ask for its own
     }
 }
 
+// Asks for the slot that was read last, once the next one is there: what a product begins with (x,
+// its first records) must not stand in a queue behind what it needs later.
+template <int RECORDS>
+__device__ static inline void ring_end(const chain_args &a, chain_ring *r, int lane) {
+    if (r->asked < a.stages) {
+        if (r->asked > 0) {
+            lv_barrier_wait(r->barriers + r->stage * 8, r->parity);
+        }
+        ring_fill<RECORDS>(a, r, (r->stage + a.stages - 1) % a.stages, lane);
+    }
+}
+
+template <int RECORDS>
 __device__ static inline chain_ring ring_start(const chain_args &a, uint8_t *shared,
                                                const chain_layout &at, int warp, int lane) {
     chain_ring r = {};
-    r.slots = shared + warp * a.stages * a.per_slot * LV_RECORD_BYTES;
+    r.slots = shared + warp * a.stages * RECORDS * LV_RECORD_BYTES;
     r.barriers = lv_shared(shared + at.full) + warp * a.stages * 8;
-    r.half = r.tile = first_tile(warp / LV_SLICES);
-    r.slice = warp % LV_SLICES;
     if (lane == 0) {
         for (int i = 0; i < a.stages; i++) {
             lv_barrier_init(r.barriers + i * 8, 1);
@@ -154,27 +192,38 @@ __device__ static inline chain_ring ring_start(const chain_args &a, uint8_t *sha
         lv_barrier_fence();
     }
     __syncwarp();
-    ring_seek(a, &r);
-    for (int i = 0; i < a.stages; i++) {
-        ring_fill(a, &r, i, lane);
+    ring_seek(a, &r, 0);
+    if (r.left == 0) {
+        lv_launch_next();
     }
+    for (int i = 0; i < a.stages - 1; i++) {
+        ring_fill<RECORDS>(a, &r, i, lane);
+    }
+    ring_end<RECORDS>(a, &r, lane);
     return r;
 }
 
 // --- between products ----------------------------------------------------------------------------
 
-__device__ static inline unsigned long long arrivals(const unsigned long long *arrived) {
-    unsigned long long n = 0;
-    asm volatile("ld.acquire.gpu.global.u64 %0, [%1];" : "=l"(n) : "l"(arrived) : "memory");
-    return n;
-}
-
-// All threads of all blocks have ended the product before; what they stored is seen.
-__device__ static inline void meet(unsigned long long *arrived, unsigned long long goal) {
-    asm volatile("bar.sync 1, %0;" ::"n"(THREADS) : "memory");
-    if (threadIdx.x == 0) {
-        asm volatile("red.release.gpu.global.add.u64 [%0], 1;" ::"l"(arrived) : "memory");
-        while (arrivals(arrived) < goal) {
+// All blocks have stored what this product gives, and see it. They add up to 2^31 each time, so
+// that the counter's top bit turns with the last of them, whatever it was before.
+__device__ static inline void meet(uint32_t *arrived) {
+    if (threadIdx.x >= BLOCK) { // the others store nothing
+        asm volatile("bar.sync 2, %0;" ::"n"(THREADS - BLOCK) : "memory");
+    }
+    if (threadIdx.x == BLOCK) {
+        const uint32_t mine = blockIdx.x == 0 ? 0x80000000u - (gridDim.x - 1) : 1;
+        uint32_t before, now;
+        asm volatile("atom.add.acq_rel.gpu.global.u32 %0, [%1], %2;"
+                     : "=r"(before)
+                     : "l"(arrived), "r"(mine)
+                     : "memory");
+        now = before + mine;
+        while (((before ^ now) & 0x80000000u) == 0) {
+            asm volatile("ld.acquire.gpu.global.u32 %0, [%1];"
+                         : "=r"(now)
+                         : "l"(arrived)
+                         : "memory");
         }
     }
     asm volatile("bar.sync 1, %0;" ::"n"(THREADS) : "memory");
@@ -183,26 +232,28 @@ __device__ static inline void meet(unsigned long long *arrived, unsigned long lo
 // --- a product -----------------------------------------------------------------------------------
 
 // Tiles of one half of the block, its rows of x being staged. turn: tiles of this half so far.
-__device__ static inline int multiply_tiles(const chain_args &a, const lv_small_job &job,
-                                            chain_ring *ring, uint8_t *shared,
-                                            const chain_layout &at, int turn) {
+template <int RECORDS>
+__device__ static inline unsigned multiply_tiles(const chain_args &a, const lv_small_job &job,
+                                                 chain_ring *ring, uint8_t *shared,
+                                                 const chain_layout &at, unsigned turn) {
     const int tid = threadIdx.x % LV_SMALL_BLOCK, half = threadIdx.x / LV_SMALL_BLOCK;
     const int slice = tid / 32, lane = tid % 32, g = lane / 4, t = lane % 4;
-    const int first = slice_start(job, slice), last = slice_start(job, slice + 1);
-    const int n_tiles = job.n_out / LV_TILE;
+    const int first = slice_start(job, slice), n_records = slice_start(job, slice + 1) - first;
+    const int n_tiles = job.n_out / LV_TILE, stages = a.stages;
     // Columns of x beyond m repeat row 0; nobody looks at their results.
     const uint8_t *x_slice = shared + at.rows +
                              (g < job.m ? g : 0) * lv_row_bytes<LV_W_INT4>(job.n_in) +
                              lv_lane_bytes<LV_W_INT4>(t) + first * LV_RECORD_K * 2;
     const float *sums_slice = (const float *)(shared + at.sums) + first * LV_NARROW_ROWS + 2 * t;
-    for (int tile = ring->half; tile < n_tiles; tile += HALVES * gridDim.x, turn++) {
+    for (int tile = first_tile(half); tile < n_tiles; tile += tile_step(), turn++) {
         float acc[1][1][4] = {};
         const uint8_t *x = x_slice;
         const float *sum = sums_slice;
-        for (int left = last - first; left > 0; left -= a.per_slot) {
-            const uint8_t *slot = ring->slots + ring->stage * a.per_slot * LV_RECORD_BYTES;
-            int n = min(a.per_slot, left);
+        for (int left = n_records; left > 0; left -= RECORDS) {
+            const uint8_t *slot = ring->slots + ring->stage * RECORDS * LV_RECORD_BYTES;
+            int n = min(RECORDS, left);
             lv_barrier_wait(ring->barriers + ring->stage * 8, ring->parity);
+#pragma unroll 1
             for (; n >= 2; n -= 2) { // two at a time hide each other's latencies
                 lv_multiply_int4<1, 1, false>(slot, x, sum, lane, acc);
                 lv_multiply_int4<1, 1, false>(slot + LV_RECORD_BYTES, x + LV_RECORD_K * 2,
@@ -217,8 +268,11 @@ __device__ static inline int multiply_tiles(const chain_args &a, const lv_small_
                 sum += LV_NARROW_ROWS;
             }
             __syncwarp();
-            ring_fill(a, ring, ring->stage, lane);
-            if (++ring->stage == a.stages) {
+            ring->asked--;
+            if (left > RECORDS || tile + tile_step() < n_tiles) { // else it is for ring_end
+                ring_fill<RECORDS>(a, ring, ring->stage, lane);
+            }
+            if (++ring->stage == stages) {
                 ring->stage = 0;
                 ring->parity ^= 1;
             }
@@ -240,11 +294,11 @@ __device__ static inline int multiply_tiles(const chain_args &a, const lv_small_
 }
 
 // The same tiles, by the half's FINISHERS.
-__device__ static inline int finish_tiles(const lv_small_job &job, uint8_t *shared,
-                                          const chain_layout &at, int turn) {
+__device__ static inline unsigned finish_tiles(const lv_small_job &job, uint8_t *shared,
+                                               const chain_layout &at, unsigned turn) {
     const int half = (threadIdx.x - BLOCK) / FINISHERS, mine = threadIdx.x % FINISHERS;
     const int n_tiles = job.n_out / LV_TILE;
-    for (int tile = first_tile(half); tile < n_tiles; tile += HALVES * gridDim.x, turn++) {
+    for (int tile = first_tile(half); tile < n_tiles; tile += tile_step(), turn++) {
         const bool is_row = mine % 8 < job.m;
         const int buffer = half * 2 + turn % 2;
         lv_ahead ahead = {};
@@ -264,6 +318,7 @@ __device__ static inline int finish_tiles(const lv_small_job &job, uint8_t *shar
     return turn;
 }
 
+template <int RECORDS>
 static __global__ void __launch_bounds__(THREADS, 1)
     chain(const __grid_constant__ chain_args params) {
     extern __shared__ __align__(128) uint8_t shared[];
@@ -271,7 +326,7 @@ static __global__ void __launch_bounds__(THREADS, 1)
     const bool multiplies = threadIdx.x < BLOCK;
     chain_ring ring = {};
     if (multiplies) {
-        ring = ring_start(params, shared, at, threadIdx.x / 32, threadIdx.x % 32);
+        ring = ring_start<RECORDS>(params, shared, at, threadIdx.x / 32, threadIdx.x % 32);
     }
     const int spare = threadIdx.x - BLOCK;
     if (spare >= 0 && spare < HALVES * 2) {
@@ -285,17 +340,14 @@ static __global__ void __launch_bounds__(THREADS, 1)
     }
     __syncthreads();
     const chain_args &a = *(const chain_args *)(shared + at.args);
-    int turn = 0;
-    unsigned long long goal = 0;
+    unsigned turn = 0;
     for (int i = 0; i < a.n_jobs; i++) {
         const lv_small_job &job = a.jobs[i];
         const lv_norm_head head = lv_norm_ahead<BLOCK>(multiplies ? job.norm : nullptr, job.n_in);
         if (i == 0) {
-            lv_wait_previous(); // the last kernel that counted has ended as well
-            goal = arrivals(a.arrived) / gridDim.x * gridDim.x;
+            lv_wait_previous();
         } else {
-            goal += gridDim.x;
-            meet(a.arrived, goal);
+            meet(a.arrived);
         }
         if (!multiplies) {
             turn = finish_tiles(job, shared, at, turn);
@@ -314,7 +366,8 @@ static __global__ void __launch_bounds__(THREADS, 1)
                               .segments = (float *)(shared + at.segments)};
         lv_stage_rows<false, BLOCK>(rows, head);
         lv_sync<BLOCK>();
-        turn = multiply_tiles(a, job, &ring, shared, at, turn);
+        turn = multiply_tiles<RECORDS>(a, job, &ring, shared, at, turn);
+        ring_end<RECORDS>(a, &ring, threadIdx.x % 32);
     }
 }
 
@@ -344,7 +397,7 @@ static lv_status open_chain(lv_cuda *cuda) {
         lv_cuda_free(&cuda->base, dev);
         return status == LV_OK ? lv_fail(LV_ENOMEM, "out of memory") : status;
     }
-    c->arrived = (unsigned long long *)dev;
+    c->arrived = (uint32_t *)dev;
     cuda->chain = c;
     return LV_OK;
 }
@@ -358,7 +411,8 @@ lv_status lv_cuda_flush(lv_cuda *cuda) {
     c->args.n_jobs = 0;
     a.arrived = c->arrived;
     if (a.n_jobs > 1 && plan(cuda, &a)) {
-        return lv_launch(cuda, "few rows, chain", chain, cuda->n_sms, THREADS,
+        auto kernel = a.per_slot == 4 ? chain<4> : a.per_slot == 2 ? chain<2> : chain<1>;
+        return lv_launch(cuda, "few rows, chain", kernel, cuda->n_sms, THREADS,
                          (size_t)lay_out(a).n_bytes, a);
     }
     for (int i = 0; i < a.n_jobs; i++) {

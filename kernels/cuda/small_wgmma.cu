@@ -11,9 +11,7 @@
 //
 // While the tensor cores work on a record, its warp fetches the words of the next one; while a
 // warpgroup folds and unpacks, those of the other warpgroups (up to three a block) keep the tensor
-// cores busy. Warps only say that they have read a slab; by turns one of them asks for the next one
-// into its place, a step later, when hardly anybody is still to be waited for. Slabs, parts of K
-// and the end are the other wide kernel's (small_wide.cuh).
+// cores busy. Slabs, parts of K and the end are the other wide kernel's (small_wide.cuh).
 //
 // m = 64, the four products of a 7B layer: 26 GFLOP, 35 us at 750 TFLOP/s (a record: 256 cycles of
 // a multiprocessor's tensor cores for four warps); 106 MB of weights, 25 us at 4.3 TB/s; every
@@ -127,20 +125,15 @@ static __global__ void __launch_bounds__(32 * LV_WIDE_WARPS, 1)
         job.n_columns > 1 ? LV_EVICT_NORMAL : LV_EVICT_FIRST, lane);
     lv_slabs x = {.slots = shared + at.slabs,
                   .barriers = lv_shared(shared + at.slab_barriers),
-                  .readers = NULL,
+                  .readers = (uint32_t *)(shared + at.readers),
                   .from = job.slabs + ((size_t)first * job.n_columns + column) * lv_slab_bytes(NT),
                   .step = (size_t)job.n_columns * lv_slab_bytes(NT),
                   .n = last - first,
                   .n_readers = n_warps,
                   .slot = 0,
                   .parity = 0};
-    const uint32_t read = lv_shared(shared + at.readers); // barriers: all warps have read a slab
     if (threadIdx.x == 0) {
-        for (int i = 0; i < LV_WIDE_SLABS; i++) {
-            lv_barrier_init(x.barriers + i * 8, 1);
-            lv_barrier_init(read + i * 8, n_warps);
-        }
-        lv_barrier_fence();
+        lv_slabs_init(x);
     }
     __syncthreads();
     lv_wait_previous();
@@ -164,10 +157,6 @@ static __global__ void __launch_bounds__(32 * LV_WIDE_WARPS, 1)
         for (; i < end; i++) {
             const uint8_t *slab = lv_slab_wait<NT>(x, i);
             begin<NT>(record, slab, lo, hi);
-            if (i > 0 && i - 1 + LV_WIDE_SLABS < x.n && warp == i % n_warps) { // its turn
-                lv_barrier_wait(read + (i - 1) % LV_WIDE_SLABS * 8, (i - 1) / LV_WIDE_SLABS & 1);
-                lv_slab_fill<NT>(x, i - 1 + LV_WIDE_SLABS, lane);
-            }
             record_part next = {};
             if (has_tile) {
                 lv_ring_advance<LV_W_INT4, 1>(&ring, job.n_in, lane);
@@ -179,14 +168,7 @@ static __global__ void __launch_bounds__(32 * LV_WIDE_WARPS, 1)
             lv_wgmma_settle<NT>(lo);
             lv_wgmma_settle<NT>(hi);
             fold<NT>(record, (const float *)(slab + NT * 2048) + lane % 4 * 2, lo, hi, acc[0]);
-            __syncwarp();
-            if (lane == 0) {
-                lv_barrier_arrive(read + x.slot * 8);
-            }
-            if (++x.slot == LV_WIDE_SLABS) {
-                x.slot = 0;
-                x.parity ^= 1;
-            }
+            lv_slab_advance<NT>(&x, i, lane);
             record = next;
         }
         lv_join_slices<1, NT>(saved, slice, n_slices, lane, acc);

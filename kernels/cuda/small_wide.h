@@ -43,7 +43,7 @@ typedef struct lv_wide_layout {
     int levels;
     int barriers; // of the rings
     int slab_barriers;
-    int readers; // [slabs], 8 bytes each: u32, warps that have read it; wgmma's: barriers
+    int readers; // u32 [slabs]: warps that have read it
     int n_bytes;
 } lv_wide_layout;
 
@@ -57,7 +57,7 @@ LV_HOST_DEVICE static inline lv_wide_layout lv_wide_plan(int slot_bytes, int til
     at.barriers = at.saved + n_warps * at.levels * tiles * nt * 512;
     at.slab_barriers = at.barriers + n_warps * stages * 8;
     at.readers = at.slab_barriers + LV_WIDE_SLABS * 8;
-    at.n_bytes = at.readers + LV_WIDE_SLABS * 8;
+    at.n_bytes = at.readers + LV_WIDE_SLABS * 4;
     return at;
 }
 

@@ -110,7 +110,7 @@ sanitizer() {
         while read -r name program _; do
             case $name in gpu_full_size | golden_*) continue ;; esac
             echo "${tool}_$name 240 compute-sanitizer --tool $tool --error-exitcode 9" \
-                "--print-limit 20 $build/tests/$program"
+                "--num-cuda-barriers 65536 --print-limit 20 $build/tests/$program"
         done <"$build/tests/gpu.txt"
     done | run_list sanitizer
     unset LV_GPU_SMALL
