@@ -135,7 +135,7 @@ typedef struct lv_cuda {
     int device, sm, n_sms; // sm: 75, 80, 86, 89, 90
     size_t shared_bytes;   // most dynamic shared memory of a block
     bool has_wgmma;
-    int wide_resident[4];  // lv_small_wide_resident of 1, 2, 4, 8 parts; 0: not asked yet
+    int wide_resident[4]; // lv_small_wide_resident of 1, 2, 4, 8 parts; 0: not asked yet
     cudaStream_t stream;
     int n_threads;         // of the host, for copying weights; 0: those this process may use
     lv_cuda_block *blocks; // [n_blocks] every allocation
