@@ -55,6 +55,7 @@
 typedef struct chain_args {
     lv_small_job jobs[MOST_JOBS];
     int n_jobs;
+    int most_in;          // n_in of the widest
     int stages, per_slot; // slots of a ring, records of a slot
     uint32_t *arrived;    // what meet() counts in
 } chain_args;
@@ -72,11 +73,7 @@ typedef struct chain_layout {
 } chain_layout;
 
 __host__ __device__ static inline chain_layout lay_out(const chain_args &a) {
-    const int m = a.jobs[0].m;
-    int n_in = 0;
-    for (int i = 0; i < a.n_jobs; i++) {
-        n_in = a.jobs[i].n_in > n_in ? a.jobs[i].n_in : n_in;
-    }
+    const int m = a.jobs[0].m, n_in = a.most_in;
     chain_layout at;
     at.full = WARPS * a.stages * a.per_slot * LV_RECORD_BYTES;
     at.sums_full = at.full + WARPS * a.stages * 8;
@@ -185,10 +182,8 @@ __device__ static inline chain_ring ring_start(const chain_args &a, uint8_t *sha
     chain_ring r = {};
     r.slots = shared + warp * a.stages * RECORDS * LV_RECORD_BYTES;
     r.barriers = lv_shared(shared + at.full) + warp * a.stages * 8;
-    if (lane == 0) {
-        for (int i = 0; i < a.stages; i++) {
-            lv_barrier_init(r.barriers + i * 8, 1);
-        }
+    if (lane < a.stages) {
+        lv_barrier_init(r.barriers + lane * 8, 1);
         lv_barrier_fence();
     }
     __syncwarp();
@@ -376,6 +371,10 @@ static __global__ void __launch_bounds__(THREADS, 1)
 // The largest rings that fit beside the rows; false where none does.
 static bool plan(const lv_cuda *cuda, chain_args *a) {
     static const int plans[][2] = {{2, 4}, {3, 2}, {2, 2}, {3, 1}, {2, 1}}; // stages, records
+    a->most_in = 0;
+    for (int i = 0; i < a->n_jobs; i++) {
+        a->most_in = a->jobs[i].n_in > a->most_in ? a->jobs[i].n_in : a->most_in;
+    }
     for (size_t i = 0; i < sizeof plans / sizeof *plans; i++) {
         a->stages = plans[i][0];
         a->per_slot = plans[i][1];
