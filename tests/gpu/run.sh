@@ -106,13 +106,14 @@ sanitizer() {
     local tool
     : >"$out/sanitizer.log"
     export LV_GPU_SMALL=1
-    for tool in memcheck racecheck synccheck; do
-        while read -r name program _; do
-            case $name in gpu_full_size | golden_*) continue ;; esac
+    while read -r name program _; do
+        case $name in gpu_full_size | golden_*) continue ;; esac
+        for tool in memcheck synccheck; do
             echo "${tool}_$name 240 compute-sanitizer --tool $tool --error-exitcode 9" \
                 "--num-cuda-barriers 65536 --print-limit 20 $build/tests/$program"
-        done <"$build/tests/gpu.txt"
-    done | run_list sanitizer
+        done
+        echo "racecheck_$name 240 $root/tests/gpu/racecheck.sh $build/tests/$program"
+    done <"$build/tests/gpu.txt" | run_list sanitizer
     unset LV_GPU_SMALL
 }
 

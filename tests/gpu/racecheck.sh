@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# compute-sanitizer's racecheck of a program, less what it cannot follow:
+#
+#   tests/gpu/racecheck.sh PROGRAM [ARGUMENT...]     exit status 0: nothing to explain
+#   tests/gpu/racecheck.sh --log FILE                the same of what racecheck printed before
+#
+# It does not see the order that an mbarrier gives warps of different tasks (arrive after writing, wait
+# for the phase's parity before reading), and reports cuBLAS's and cuDNN's own kernels for it as well as
+# three handovers of ours:
+#
+#   prefill_wgmma.cu   feed_bytes -> scale_and_mask, do_page   scales of a page of int8 KV
+#   small_chain.cu     multiply_tiles -> lv_finish_slices      sums of a tile's slices
+set -uo pipefail
+explained='nvjet_|cudnn_|Write access at .*feed_bytes<.* in prefill_wgmma\.cu:'
+explained+='|Write access at .*multiply_tiles<.* in small_chain\.cu:'
+
+log=${2:-}
+if [ "${1:-}" != --log ]; then
+    log=$(mktemp) || exit 1
+    trap 'rm -f -- "$log"' EXIT
+    compute-sanitizer --tool racecheck --num-cuda-barriers 65536 --print-limit 100000 "$@" >"$log" 2>&1
+    grep -v '^=' "$log"
+fi
+reports=$(grep -c 'Race reported between' "$log")
+open=$(grep 'Race reported between' "$log" | grep -vcE "$explained")
+grep 'Race reported between' "$log" | grep -vE "$explained" | head -20
+grep -q 'RACECHECK SUMMARY' "$log" || { echo "racecheck did not end"; exit 1; }
+! grep -q 'Internal Sanitizer Error' "$log" || { echo "racecheck failed"; exit 1; }
+grep -qE 'checks, 0 failed$' "$log" || { echo "the program failed"; exit 1; }
+echo "$reports reports, $open of them unexplained"
+[ "$open" = 0 ]
