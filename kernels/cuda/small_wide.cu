@@ -35,15 +35,7 @@ static __global__ void __launch_bounds__(32 * LV_WIDE_WARPS, 1)
                   .n_readers = min(n_readers, n_warps),
                   .slot = 0,
                   .parity = 0};
-    if (threadIdx.x == 0) {
-        lv_slabs_init(x);
-    }
-    __syncthreads();
-    lv_wait_previous();
-    lv_copy_fence();
-    for (int i = 0; LV_SLABS_ASYNC && warp == 0 && i < min(LV_WIDE_SLABS, x.n); i++) {
-        lv_slab_fill<NT>(x, i, lane);
-    }
+    lv_slabs_start<NT>(x, warp, lane);
 
     float acc[LV_WIDE_TILES][NT][4] = {};
     float4 *saved = (float4 *)(shared + at.saved) + warp * at.levels * LV_WIDE_TILES * NT * 32;

@@ -25,14 +25,6 @@ typedef struct lv_slabs {
     uint32_t parity;
 } lv_slabs;
 
-__device__ static inline void lv_slabs_init(const lv_slabs &s) {
-    for (int i = 0; i < LV_WIDE_SLABS; i++) {
-        lv_barrier_init(s.barriers + i * 8, LV_ARRIVALS(LV_W_INT4));
-        s.readers[i] = 0;
-    }
-    lv_barrier_fence();
-}
-
 // The whole warp asks for slab i.
 template <int NT> __device__ static inline void lv_slab_fill(const lv_slabs &s, int i, int lane) {
     const int slot = i % LV_WIDE_SLABS;
@@ -48,6 +40,24 @@ template <int NT> __device__ static inline void lv_slab_fill(const lv_slabs &s, 
             lv_copy16(to + at, from + at);
         }
         lv_copy_arrive(s.barriers + slot * 8);
+    }
+}
+
+// Barriers are ready, the kernel before has ended, and the first slabs are asked for.
+template <int NT>
+__device__ static inline void lv_slabs_start(const lv_slabs &s, int warp, int lane) {
+    if (threadIdx.x == 0) {
+        for (int i = 0; i < LV_WIDE_SLABS; i++) {
+            lv_barrier_init(s.barriers + i * 8, LV_ARRIVALS(LV_W_INT4));
+            s.readers[i] = 0;
+        }
+        lv_barrier_fence();
+    }
+    __syncthreads();
+    lv_wait_previous();
+    lv_copy_fence();
+    for (int i = 0; LV_SLABS_ASYNC && warp == 0 && i < min(LV_WIDE_SLABS, s.n); i++) {
+        lv_slab_fill<NT>(s, i, lane);
     }
 }
 
