@@ -29,7 +29,8 @@
 //   from there to the block's arrival    1.4   1.7   1.7
 //   until the last block has arrived     5.6   4.3   4.4         mostly one or two late blocks
 //   until all know, x in shared memory   1.4 + 1.3 to 1.9 each
-//   before the first product             9.7, 5.0 in blocks that start last: these are late at O
+//   before the first product             9.7, 5.0 in blocks that start last, which are late at O
+//                                        (its instructions are fewer by a third since)
 //
 // Tried: filling rings one after another by a warp of its own (one copy in 600 cycles, twice the
 // time), slots of one record, finishing sums by the multiplying warps in turn (a convoy: +10%),
