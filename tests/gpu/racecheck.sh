@@ -21,6 +21,7 @@ if [ "${1:-}" != --log ]; then
     compute-sanitizer --tool racecheck --num-cuda-barriers 65536 --print-limit 100000 "$@" >"$log" 2>&1
     grep -v '^=' "$log"
 fi
+! grep -q '^skipped: ' "$log" || exit 77
 reports=$(grep -c 'Race reported between' "$log")
 open=$(grep 'Race reported between' "$log" | grep -vcE "$explained")
 grep 'Race reported between' "$log" | grep -vE "$explained" | head -20
