@@ -307,7 +307,7 @@ int main(void) {
     }
     test_layer(one, two, 0);
     test_layer(one, two, 128);
-    if (!gpu_small()) {
+    if (!gpu_small(1)) {
         time_sums(g);
     }
     lv_backend_close(two);
