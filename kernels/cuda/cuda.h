@@ -134,8 +134,8 @@ typedef struct lv_cuda {
     lv_backend base;
     int device, sm, n_sms; // sm: 75, 80, 86, 89, 90
     size_t shared_bytes;   // most dynamic shared memory of a block
-    bool has_wgmma;
-    int wide_resident[4]; // lv_small_wide_resident of 1, 2, 4, 8 parts; 0: not asked yet
+    bool has_wgmma;        // lv_wgmma_present, asked once
+    int wide_resident[4];  // lv_small_wide_resident of 1, 2, 4, 8 parts; 0: not asked yet
     cudaStream_t stream;
     int n_threads;         // of the host, for copying weights; 0: those this process may use
     lv_cuda_block *blocks; // [n_blocks] every allocation
@@ -280,7 +280,7 @@ lv_status lv_cuda_flush(lv_cuda *cuda) LV_MUST_CHECK;
 void lv_cuda_chain_drop(lv_cuda *cuda); // forgets them
 void lv_cuda_chain_free(lv_cuda *cuda);
 
-// Whether this build and device have wgmma (prefill_wgmma.cu): cuda->has_wgmma.
+// Whether this build and device have wgmma (prefill_wgmma.cu).
 bool lv_wgmma_present(const lv_cuda *cuda);
 
 // --- dense.c: many rows --------------------------------------------------------------------------

@@ -27,10 +27,10 @@
 //
 //   multiplying                          3.0  16.9   7.2   8.7   gate and up: 13.7 to 21.7
 //   from there to the block's arrival    1.4   1.7   1.7
-//   until the last block has arrived     5.6   4.3   4.4         mostly one or two late blocks
+//   until the last block has arrived     3.7   4.3   4.4         O: 5.6 in another run
 //   until all know, x in shared memory   1.4 + 1.3 to 1.9 each
 //   before the first product             9.7, 5.0 in blocks that start last, which are late at O
-//                                        (its instructions are fewer by a third since)
+//                                        (926 instructions then, 569 now)
 //
 // Tried: filling rings one after another by a warp of its own (one copy in 600 cycles, twice the
 // time), slots of one record, finishing sums by the multiplying warps in turn (a convoy: +10%),
