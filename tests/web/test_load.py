@@ -22,7 +22,7 @@ import time
 import unittest
 
 from overhead import measure
-from web import PICTURES, SANITIZED, SECONDS, Case, Server, data_uri, picture_uri, png, user
+from web import PICTURES, SANITIZED, SECONDS, Case, Starting, data_uri, picture_uri, png, user
 
 # Random letters, till the session is full.
 LONG = {"max_tokens": 1500, "temperature": 2, "stream": True, "response_format": {
@@ -127,6 +127,7 @@ class Pings(Case):
     def test_a_waiting_stream_is_kept_alive(self):
         """Its head comes with the first ping; what fails later is told in the stream."""
         slow = [self.server.send_chat(user("Tell me all."), seed=i, **LONG) for i in range(40)]
+        self.server.wait_for(lambda: self.server.metric("chat_requests") == 40)
         waiting = self.server.send_chat(user("?", data_uri(b"no picture")), stream=True)
         good = self.server.send_chat(user("Hi"), stream=True, max_tokens=2)
         data = read_until(good, b": ping\n\n")
@@ -234,12 +235,11 @@ class Overhead(Case):
             self.assertLess(statistics.median(ms), 2)
 
 
-class Streams(unittest.TestCase):
+class Streams(Starting):
     def test_many_open_streams(self):
         n_streams = int(os.environ.get("LV_STREAMS", "60" if SANITIZED else "500"))
         resource.setrlimit(resource.RLIMIT_NOFILE, (4096, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
-        server = Server("-q", "--ping-interval", "1")
-        self.addCleanup(server.stop)
+        server = self.start("-q", "--ping-interval", "1")
         for i in range(16):  # every slot has been used: what is the model's is there
             server.text(user(f"{i}?"), max_tokens=2)
         before = server.rss_mb()
@@ -266,12 +266,11 @@ class Streams(unittest.TestCase):
             self.assertLess(peak - before, 150)
 
 
-class Soak(unittest.TestCase):
+class Soak(Starting):
     @unittest.skipIf(SANITIZED, "AddressSanitizer keeps freed memory")
     def test_flat_memory(self):
         n = int(os.environ.get("LV_SOAK_REQUESTS", "360"))
-        server = Server("-q", "--image-cache", "4M", "--kv-memory", "48M")
-        self.addCleanup(server.stop)
+        server = self.start("-q", "--image-cache", "4M", "--kv-memory", "48M")
 
         def ask(i):
             kind = i % 6
@@ -302,15 +301,15 @@ class Soak(unittest.TestCase):
         self.assertLess(rss[-1] - rss[1], 12)
 
 
-class End(unittest.TestCase):
+class End(Starting):
     def load(self, server, n, **more):
         return [server.send_chat(user(f"{i}?"), **{**LONG, "seed": i, **more}) for i in range(n)]
 
     def test_sigterm_drains(self):
         """What was asked is answered to its end; what comes later is not taken."""
-        server = Server("--drain-timeout", "120")
+        server = self.start("--drain-timeout", "120")
         idle = server.connect()
-        connections = self.load(server, 12, max_tokens=60)
+        connections = self.load(server, 12, max_tokens=300)
         server.wait_for(lambda: server.metric("chat_requests") == 12)
         server.process.send_signal(signal.SIGTERM)
         server.wait_for(lambda: "ending" in server.log)
@@ -329,16 +328,17 @@ class End(unittest.TestCase):
 
     def test_sigterm_deadline(self):
         """What does not end in time is told so."""
-        server = Server("--drain-timeout", "0", "--max-batch-size", "2")
-        streams = self.load(server, 4)
+        server = self.start("--drain-timeout", "0", "--max-batch-size", "2")
+        first, = self.load(server, 1)
+        read_until(first, b'"content":"')  # before others ask: which is served first is not said
+        streams = [first, *self.load(server, 3)]
         wholes = self.load(server, 4, stream=False)
-        read_until(streams[0], b'"content":"')
         server.wait_for(lambda: server.metric("chat_requests") == 8)
         start = time.monotonic()
         self.assertEqual(server.stop(), 0)
         self.assertLess(time.monotonic() - start, 30 if SANITIZED else 5)
         data = b""
-        while part := streams[0].recv(65536):
+        while part := first.recv(65536):
             data += part
         self.assertIn(b'"code":"shutting_down"', data)
         for connection in wholes:
@@ -347,9 +347,9 @@ class End(unittest.TestCase):
             connection.close()
 
     def test_sigint(self):
-        server = Server()
+        server = self.start()
         self.assertEqual(server.stop(signal.SIGINT), 0)
-        server = Server()
+        server = self.start()
         connections = self.load(server, 3)
         server.wait_for(lambda: server.metric("chat_requests") == 3)
         server.process.send_signal(signal.SIGINT)
@@ -362,7 +362,7 @@ class End(unittest.TestCase):
 
     def test_signal_while_loading(self):
         for _ in range(5):
-            server = Server(wait=False)
+            server = self.start(wait=False)
             self.assertEqual(server.stop(), 0)
 
 

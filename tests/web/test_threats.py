@@ -189,8 +189,7 @@ class PublicUrls(unittest.TestCase):
         names = {"turning.example": [["8.8.4.4"], ["127.0.0.1"]], "inside.example": [["127.0.0.1"]],
                  "both.example": [["127.0.0.1", "8.8.4.4"]], "metadata.example": [["169.254.169.254"]]}
         threading.Thread(target=answer_names, args=(names, asked), daemon=True).start()
-        server = Server("--allow-url-fetch", "--fetch-timeout", "3")
-        self.addCleanup(server.stop)
+        server = self.start("--allow-url-fetch", "--fetch-timeout", "3")
 
         def ask(name):
             return server.chat(user("?", f"http://{name}:8000/x.png"), max_tokens=1)
@@ -227,8 +226,7 @@ class PublicUrls(unittest.TestCase):
 
         for address in (("8.8.4.4", 8000), ("127.0.0.1", 8001)):
             threading.Thread(target=serve, args=(socket.create_server(address),), daemon=True).start()
-        server = Server("--allow-url-fetch", "--fetch-timeout", "2")
-        self.addCleanup(server.stop)
+        server = self.start("--allow-url-fetch", "--fetch-timeout", "2")
 
         def ask(path):
             return server.chat(user("?", "http://8.8.4.4:8000" + path), max_tokens=1)

@@ -180,7 +180,16 @@ class Server:
             return int(re.search(r"VmRSS:\s+(\d+)", file.read()).group(1)) / 1024
 
 
-class Case(unittest.TestCase):
+class Starting(unittest.TestCase):
+    """Tests that start servers of their own."""
+
+    def start(self, *args, **more):
+        server = Server(*args, **more)
+        self.addCleanup(server.stop)
+        return server
+
+
+class Case(Starting):
     """A test class with one server for all its tests, started with `args`."""
 
     maxDiff = None
@@ -196,12 +205,6 @@ class Case(unittest.TestCase):
         status = cls.server.stop()
         if status != 0:
             raise AssertionError(f"exit status {status}: {cls.server.log[-3000:]}")
-
-    def start(self, *args, **more):
-        """A server of this test's own."""
-        server = Server(*args, **more)
-        self.addCleanup(server.stop)
-        return server
 
     def check_error(self, answer, status, code=None, param=None):
         self.assertEqual(answer.status, status, answer.body[:500])
