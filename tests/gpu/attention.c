@@ -530,12 +530,14 @@ int main(int argc, char **argv) {
         test_steps(be, (lv_attention_shape){4, 4, 12, 0}, dtypes[d]);
         test_chunks(be, (lv_attention_shape){2, 2, 128, 0}, dtypes[d], 2204,
                     (int[]){700, 64, 1000, 440});
-        test_chunks(be, (lv_attention_shape){32, 8, 64, 130}, dtypes[d], 1500,
-                    (int[]){65, 1300, 135});
         test_chunks(be, (lv_attention_shape){4, 2, 20, 0}, dtypes[d], 300, (int[]){70, 2, 228});
-        test_batches(be, (lv_attention_shape){8, 8, 128, 0}, dtypes[d]);
         test_batches(be, (lv_attention_shape){8, 2, 64, 200}, dtypes[d]);
         test_batches(be, (lv_attention_shape){2, 2, 32, 0}, dtypes[d]);
+        if (!gpu_small(2)) {
+            test_chunks(be, (lv_attention_shape){32, 8, 64, 130}, dtypes[d], 1500,
+                        (int[]){65, 1300, 135});
+            test_batches(be, (lv_attention_shape){8, 8, 128, 0}, dtypes[d]);
+        }
         test_copies(be, dtypes[d], 32, 128);
         test_copies(be, dtypes[d], 3, 6);
     }

@@ -17,8 +17,7 @@ log=${2:-}
 if [ "${1:-}" != --log ]; then
     log=$(mktemp) || exit 1
     trap 'rm -f -- "$log"' EXIT
-    LV_GPU_SMALL=2 compute-sanitizer --tool racecheck --num-cuda-barriers 65536 --print-limit 100000 \
-        "$@" >"$log" 2>&1
+    compute-sanitizer --tool racecheck --num-cuda-barriers 65536 --print-limit 100000 "$@" >"$log" 2>&1
     grep -v '^=' "$log"
 fi
 ! grep -q '^skipped: ' "$log" || exit 77

@@ -14,6 +14,8 @@
 # FOLDER_MODEL, DEVICE  its one model, instead of both; its device (cuda)
 # BENCH    further options of llava-bench, as --stages decode --batches 1
 # JOBS     tests at once (default: 4)
+# LIMIT    seconds that a program has under the sanitizer (default: 240)
+# ONLY     a pattern of names of the sanitizer's runs, as synccheck_gpu_(dense|attention); default: all
 set -uo pipefail
 cd "$(dirname -- "${BASH_SOURCE[0]}")/../.." || exit 1
 
@@ -103,18 +105,16 @@ tests() {
 }
 
 sanitizer() {
-    local tool
+    local name program arguments limit=${LIMIT:-240}
+    local check="compute-sanitizer --error-exitcode 9 --num-cuda-barriers 65536 --print-limit 20 --tool"
     : >"$out/sanitizer.log"
-    export LV_GPU_SMALL=1
-    while read -r name program _; do
+    while read -r name program arguments; do
         case $name in gpu_full_size | golden_*) continue ;; esac
-        for tool in memcheck synccheck; do
-            echo "${tool}_$name 240 compute-sanitizer --tool $tool --error-exitcode 9" \
-                "--num-cuda-barriers 65536 --print-limit 20 $build/tests/$program"
-        done
-        echo "racecheck_$name 240 $root/tests/gpu/racecheck.sh $build/tests/$program"
-    done <"$build/tests/gpu.txt" | run_list sanitizer
-    unset LV_GPU_SMALL
+        program="$build/tests/$program $arguments"
+        echo "memcheck_$name $limit env LV_GPU_SMALL=1 $check memcheck $program"
+        echo "synccheck_$name $limit env LV_GPU_SMALL=2 $check synccheck $program"
+        echo "racecheck_$name $limit env LV_GPU_SMALL=2 $root/tests/gpu/racecheck.sh $program"
+    done <"$build/tests/gpu.txt" | grep -E -- "${ONLY:-.}" | run_list sanitizer
 }
 
 # --- speeds -----------------------------------------------------------------------------------------
