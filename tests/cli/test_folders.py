@@ -14,7 +14,7 @@ import subprocess
 import time
 import unittest
 
-from cli import DESCRIBE, MODEL, SECONDS, SHARED, SOURCE, Case, png, ppm
+from cli import DESCRIBE, MODEL, SECONDS, SHARED, SOURCE, Case, png
 from test_output import Terminal
 
 N_MANY = 200  # pictures of which a killed run does some

@@ -12,7 +12,7 @@ import threading
 import time
 import unittest
 
-from web import PICTURES, SECONDS, SIGNS, Case, Server, data_uri, png
+from web import PICTURES, SECONDS, SIGNS, Case, data_uri, png
 
 DESCRIBE = os.environ["DESCRIBE"]
 BEACH = os.path.join(PICTURES, "beach.png")

@@ -28,7 +28,7 @@ import threading
 import time
 import unittest
 
-from web import IMAGE_CHAT, PICTURES, SECONDS, Case, Server, chunk, data_uri, png, png_head, user
+from web import IMAGE_CHAT, PICTURES, SECONDS, Case, Starting, chunk, data_uri, png, png_head, user
 
 INSIDE = """127.0.0.1 localhost 127.1 127.0.0.1.nip.example [::1] [::] 0.0.0.0 0 2130706433 0x7f000001
 0x7f.0.0.1 0177.0.0.1 127.000.000.001 [::ffff:127.0.0.1] [::ffff:7f00:1] [::127.0.0.1]
@@ -142,7 +142,7 @@ def answer_names(turns, asked):
         server.sendto(query[:2] + b"\x81\x80\0\1" + len(now).to_bytes(2, "big") + bytes(4) + question + records, client)
 
 
-class PublicUrls(unittest.TestCase):
+class PublicUrls(Starting):
     """In a network namespace of its own, where this host has an address of the public Internet."""
 
     def test_picture_and_redirects(self):
