@@ -242,6 +242,16 @@ void clients_end_all_jobs(clients *all) {
     free(jobs.items);
 }
 
+bool clients_hang_up(clients *all) {
+    pthread_mutex_lock(&all->mutex);
+    for (client *c = all->first; c; c = c->next) {
+        shutdown(c->fd, SHUT_RDWR);
+    }
+    bool none = all->n == 0;
+    pthread_mutex_unlock(&all->mutex);
+    return none;
+}
+
 clients *clients_start(const server_options *options) {
     clients *all = calloc(1, sizeof *all);
     if (!all) {

@@ -1,13 +1,10 @@
 // libmicrohttpd's side: requests in, responses out.
 #include <arpa/inet.h>
-#include <errno.h>
-#include <netdb.h>
 #include <netinet/in.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
-#include <unistd.h>
 
 #include "apps/image_chat/chat.h"
 #include "core/json.h"
@@ -455,6 +452,7 @@ static void on_connection(void *user, struct MHD_Connection *connection, void **
         *state = client_open(
             s->clients,
             MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CONNECTION_FD)->connect_fd);
+        atomic_fetch_sub(&s->n_arriving, 1);
     } else if (*state) {
         client_close(s->clients, *state);
         *state = NULL;
@@ -471,90 +469,25 @@ static void on_log(void *user, const char *format, va_list args) {
     }
 }
 
-// --- listening -----------------------------------------------------------------------------------
-
-static int bound_port(int fd) {
-    struct sockaddr_storage address = {0};
-    socklen_t n = sizeof address;
-    if (getsockname(fd, (struct sockaddr *)&address, &n) != 0) {
-        return 0;
-    }
-    in_port_t port = address.ss_family == AF_INET6
-                         ? ((struct sockaddr_in6 *)(void *)&address)->sin6_port
-                         : ((struct sockaddr_in *)(void *)&address)->sin_port;
-    return ntohs(port);
-}
-
-static int listen_on(const struct addrinfo *address) {
-    int on = 1, off = 0;
-    int fd = socket(address->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    if (fd < 0) {
-        return -1;
-    }
-    setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
-    if (address->ai_family == AF_INET6) { // "::" is for IPv4 too
-        setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &off, sizeof off);
-    }
-    if (bind(fd, address->ai_addr, address->ai_addrlen) != 0 || listen(fd, 1024) != 0) {
-        int reason = errno;
-        close(fd);
-        errno = reason;
-        return -1;
-    }
-    return fd;
-}
-
-static int open_socket(const server_options *o) {
-    char port[16];
-    struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE}, *found = NULL;
-    int fd = -1;
-    snprintf(port, sizeof port, "%d", o->port);
-    int code = getaddrinfo(o->name, port, &hints, &found);
-    if (code != 0) {
-        log_line("image-chat: --server-name %s: %s", o->name, gai_strerror(code));
-        return -1;
-    }
-    for (const struct addrinfo *at = found; at && fd < 0; at = at->ai_next) {
-        fd = listen_on(at);
-    }
-    if (fd < 0) {
-        log_line("image-chat: cannot listen on %s port %d: %s", o->name, o->port, strerror(errno));
-    }
-    freeaddrinfo(found);
-    return fd;
-}
+// --- the daemon ----------------------------------------------------------------------------------
 
 bool http_start(server *s) {
     const server_options *o = s->options;
-    int fd = open_socket(o);
-    if (fd < 0) {
-        return false;
-    }
-    s->port = bound_port(fd);
-    if (gethostname(s->own_host, sizeof s->own_host - 1) != 0) {
-        s->own_host[0] = 0;
-    }
     // Requests have their own deadlines (clients.c); this one is for responses that nobody reads.
+    // The threads share the connections by number, not evenly: listen.c keeps to the limit.
     s->daemon = MHD_start_daemon(
-        MHD_USE_EPOLL_INTERNAL_THREAD | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG, 0, NULL, NULL,
-        on_request, s, MHD_OPTION_EXTERNAL_LOGGER, on_log, s, MHD_OPTION_LISTEN_SOCKET, fd,
+        MHD_USE_EPOLL_INTERNAL_THREAD | MHD_USE_NO_LISTEN_SOCKET | MHD_ALLOW_SUSPEND_RESUME |
+            MHD_USE_ERROR_LOG,
+        0, NULL, NULL, on_request, s, MHD_OPTION_EXTERNAL_LOGGER, on_log, s,
         MHD_OPTION_THREAD_POOL_SIZE, (unsigned)o->n_http_threads, MHD_OPTION_CONNECTION_LIMIT,
-        (unsigned)o->max_connections, MHD_OPTION_CONNECTION_MEMORY_LIMIT, CONNECTION_BYTES,
-        MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)(o->idle_timeout_s + 1),
+        (unsigned)(o->n_http_threads * o->max_connections), MHD_OPTION_CONNECTION_MEMORY_LIMIT,
+        CONNECTION_BYTES, MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)(o->idle_timeout_s + 1),
         MHD_OPTION_NOTIFY_COMPLETED, on_completed, s, MHD_OPTION_NOTIFY_CONNECTION, on_connection,
         s, MHD_OPTION_END);
     if (!s->daemon) {
         log_line("image-chat: libmicrohttpd cannot start");
-        close(fd);
     }
     return s->daemon != NULL;
-}
-
-void http_stop_listening(server *s) {
-    MHD_socket fd = MHD_quiesce_daemon(s->daemon);
-    if (fd != MHD_INVALID_SOCKET) {
-        close(fd);
-    }
 }
 
 void http_stop(server *s) {

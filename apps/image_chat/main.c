@@ -120,7 +120,7 @@ static void drain(program *p) {
     server *s = &p->server;
     double deadline = now_ms() + 1e3 * s->options->drain_timeout_s;
     atomic_store(&s->state, SERVER_DRAINING);
-    http_stop_listening(s);
+    listen_stop(s);
     log_line("image-chat: ending; %d request%s to answer", atomic_load(&s->n_exchanges),
              atomic_load(&s->n_exchanges) == 1 ? "" : "s");
     while (!is_idle(s) && now_ms() < deadline) {
@@ -131,12 +131,19 @@ static void drain(program *p) {
         clients_end_all_jobs(s->clients);
         wait_for_event(p, 20);
     }
+    // libmicrohttpd is not stopped while it reads: 0.9.75 then answers what is no HTTP with a
+    // response that it has not got.
+    while ((atomic_load(&s->n_arriving) > 0 || !clients_hang_up(s->clients)) &&
+           now_ms() < deadline) {
+        wait_for_event(p, 5);
+    }
 }
 
 static void close_all(program *p, bool is_loading) {
     server *s = &p->server;
-    // A thread that loads, fetches or computes without end is nobody's to wait for.
-    if (is_loading || atomic_load(&s->n_jobs) + atomic_load(&s->n_fetching) > 0) {
+    // A thread that loads, fetches, computes or writes without end is nobody's to wait for.
+    if (is_loading || atomic_load(&s->n_jobs) + atomic_load(&s->n_fetching) > 0 ||
+        atomic_load(&s->n_arriving) + clients_count(s->clients) > 0) {
         _exit(0);
     }
     http_stop(s);
@@ -156,7 +163,7 @@ static int serve(program *p) {
         return EXIT_ADDRESS;
     }
     s->clients = clients_start(s->options);
-    if (!s->clients || !http_start(s)) {
+    if (!s->clients || !listen_open(s) || !http_start(s) || !listen_start(s)) {
         return EXIT_ADDRESS;
     }
     say_address(s);

@@ -6,11 +6,13 @@
 //   chat_job    the answers to a chat request, on their way to an exchange       (chat.h)
 //
 // libmicrohttpd's threads read requests and write responses; the engine's thread brings answers;
-// one more thread keeps deadlines. An exchange that waits for answers is suspended meanwhile.
+// one more thread takes connections, and one keeps deadlines. An exchange that waits for answers is
+// suspended meanwhile.
 #ifndef LV_CHAT_SERVER_H
 #define LV_CHAT_SERVER_H
 
 #include <microhttpd.h>
+#include <pthread.h>
 #include <stdatomic.h>
 #include <time.h>
 
@@ -31,6 +33,11 @@ typedef enum server_state {
     SERVER_DRAINING // no new requests
 } server_state;
 
+typedef struct listener {
+    int fd, stop_fd;
+    pthread_t thread;
+} listener;
+
 typedef struct server {
     const server_options *options;
     _Atomic server_state state;
@@ -43,12 +50,14 @@ typedef struct server {
     metrics *metrics;
     clients *clients;
     struct MHD_Daemon *daemon;
+    listener listener;
     int port; // that it listens on
     char own_host[256];
     char *openapi; // as served
     size_t openapi_bytes;
     char openapi_etag[40];
     atomic_int n_exchanges, n_jobs, n_fetching;
+    atomic_int n_arriving;    // connections that are taken, and not among the clients yet
     atomic_size_t body_bytes; // of requests that are not answered yet
     atomic_uint_fast64_t next_id;
 } server;
@@ -119,10 +128,19 @@ bool openapi_build(server *s);
 
 // --- HTTP ----------------------------------------------------------------------------------------
 
-// Listens; requests are answered from now on. False after saying why not.
+// False after saying why not.
 bool http_start(server *s);
-void http_stop_listening(server *s);
-void http_stop(server *s); // no exchange may be suspended
+void http_stop(server *s); // no connection may be left
+
+// --- listening -----------------------------------------------------------------------------------
+
+// Takes an address; clients may connect, and wait. False after saying why not.
+bool listen_open(server *s);
+// Connections are taken from now on. False after saying why not.
+bool listen_start(server *s);
+void listen_stop(server *s); // who comes later is refused
+
+// --- gate ----------------------------------------------------------------------------------------
 
 // Whether this client may do this: fills x->error where not (400, 401, 403).
 void gate_check(exchange *x);
@@ -145,6 +163,7 @@ bool client_enter(clients *all, client *c, client_phase phase);
 // While a job is set, it is told when the client goes away, and from time to time.
 void client_watch(clients *all, client *c, chat_job *job);
 void clients_end_all_jobs(clients *all); // the server's time is over
+bool clients_hang_up(clients *all);      // of what is not answered; whether none is left
 int clients_count(clients *all);
 
 // --- numbers -------------------------------------------------------------------------------------

@@ -360,6 +360,25 @@ class End(Starting):
         for connection in connections:
             connection.close()
 
+    def test_sigterm_amid_what_is_no_http(self):
+        """Connections that come, say something and go while the server ends do not make it crash."""
+        def disturb(server, seed):
+            rng = random.Random(seed)
+            while server.process.poll() is None:
+                try:
+                    with server.connect() as connection:
+                        connection.sendall(rng.randbytes(rng.randrange(1, 200)) + b"\r\n\r\n")
+                except OSError:
+                    pass
+
+        for _ in range(5 if SANITIZED else 30):
+            server = self.start("-q")
+            with concurrent.futures.ThreadPoolExecutor(4) as pool:
+                for seed in range(4):
+                    pool.submit(disturb, server, seed)
+                time.sleep(0.05)
+                self.assertEqual(server.stop(), 0)
+
     def test_signal_while_loading(self):
         for _ in range(5):
             server = self.start(wait=False)
