@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
+#include <sys/socket.h>
 
 #include "apps/image_chat/chat.h"
 #include "apps/image_chat/guard.h"
@@ -495,7 +496,12 @@ ssize_t job_read(void *user, uint64_t at, char *to, size_t n) {
     size_t n_there = job->out.buffer.n_bytes - job->n_read;
     ssize_t n_given = 0;
     if (job->gone) {
-        n_given = MHD_CONTENT_READER_END_WITH_ERROR;
+        // MHD_CONTENT_READER_END_WITH_ERROR would leave the connection to a later event, which may
+        // never come (0.9.75). A stream whose end cannot be sent breaks off as well, and at once.
+        shutdown(
+            MHD_get_connection_info(job->connection, MHD_CONNECTION_INFO_CONNECTION_FD)->connect_fd,
+            SHUT_RDWR);
+        n_given = MHD_CONTENT_READER_END_OF_STREAM;
     } else if (n_there > 0) {
         n = n < n_there ? n : n_there;
         memcpy(to, job->out.buffer.data + job->n_read, n);

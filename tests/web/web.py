@@ -202,7 +202,11 @@ class Case(Starting):
 
     @classmethod
     def tearDownClass(cls):
-        status = cls.server.stop()
+        try:
+            if cls.server.get("/metrics").status == 200:  # no key is wanted
+                cls.server.wait_for(lambda: cls.server.metric("connections") == 1, 20)
+        finally:
+            status = cls.server.stop()
         if status != 0:
             raise AssertionError(f"exit status {status}: {cls.server.log[-3000:]}")
 
