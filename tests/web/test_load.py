@@ -22,11 +22,7 @@ import time
 import unittest
 
 from overhead import measure
-from web import PICTURES, SANITIZED, SECONDS, Case, Starting, data_uri, picture_uri, png, user
-
-# Random letters, till the session is full.
-LONG = {"max_tokens": 1500, "temperature": 2, "stream": True, "response_format": {
-    "type": "json_schema", "json_schema": {"schema": {"type": "string", "minLength": 6000}}}}
+from web import LONG, PICTURES, SANITIZED, SECONDS, Case, Starting, data_uri, picture_uri, png, user
 
 
 def read_until(connection, mark, seconds=SECONDS):

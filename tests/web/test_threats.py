@@ -28,7 +28,7 @@ import threading
 import time
 import unittest
 
-from web import IMAGE_CHAT, PICTURES, SECONDS, Case, Starting, chunk, data_uri, png, png_head, user
+from web import IMAGE_CHAT, LONG, PICTURES, SECONDS, Case, Starting, chunk, data_uri, png, png_head, user
 
 INSIDE = """127.0.0.1 localhost 127.1 127.0.0.1.nip.example [::1] [::] 0.0.0.0 0 2130706433 0x7f000001
 0x7f.0.0.1 0177.0.0.1 127.000.000.001 [::ffff:127.0.0.1] [::ffff:7f00:1] [::127.0.0.1]
@@ -525,15 +525,14 @@ class Flood(Case):
     args = ("--max-batch-size", "1", "--max-queue", "2", "--max-body-bytes", "64K", "--max-requests", "8")
 
     def test_queue_full(self):
-        slow = [self.server.send_chat(user("Hi"), max_tokens=1500, seed=i, temperature=2, stream=True)
-                for i in range(4)]
-        self.server.wait_for(lambda: self.server.metric("chat_requests") >= 3)
+        slow = [self.server.send_chat(user("Hi"), **LONG)]
+        self.server.wait_for(lambda: self.server.metric("running") == 1)
+        slow += [self.server.send_chat(user("Hi"), seed=i, **LONG) for i in range(2)]
+        self.server.wait_for(lambda: self.server.metric("queue_length") == 2)
         answers = [self.server.chat(user("Hi"), max_tokens=1) for _ in range(3)]
         for connection in slow:
             connection.close()
-        full = [answer for answer in answers if answer.status != 200]
-        self.assertTrue(full)
-        for answer in full:
+        for answer in answers:
             self.check_error(answer, 429, "queue_full")
             self.assertEqual(answer.headers["Retry-After"], "1")
         self.server.wait_for(lambda: self.server.metric("chat_requests") == 0)

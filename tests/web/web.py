@@ -24,6 +24,9 @@ SOURCE = os.environ["LV_SOURCE"]
 PICTURES = os.path.join(SOURCE, "assets", "pictures")
 SANITIZED = os.environ.get("LV_SANITIZE", "") not in ("", "OFF")
 SECONDS = 240 if SANITIZED else 120  # for one answer
+# Random letters, till the session is full.
+LONG = {"max_tokens": 1500, "temperature": 2, "stream": True, "response_format": {
+    "type": "json_schema", "json_schema": {"schema": {"type": "string", "minLength": 6000}}}}
 SIGNS = ("AddressSanitizer", "LeakSanitizer", "runtime error:", "ThreadSanitizer")
 
 
