@@ -225,7 +225,7 @@ static void test_all_bits(void) {
         {4096, 4096, false, true, false}, {1024, 1024, false, true, true},
         {96, 24, false, true, true},
     };
-    // The last shapes are small, and reach what the others do.
+    // The last shapes are small; the kernels that expand int4 are reached by test_kind as well.
     for (size_t i = gpu_small(2) ? 7 : 0; i < sizeof shapes / sizeof *shapes; i++) {
         lv_linear_source s =
             shapes[i].awq
