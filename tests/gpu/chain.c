@@ -69,12 +69,12 @@ static void test_chain(lv_backend *be, int d, int d_ff) {
         buffers[i + 1] = dev_bytes(be, (size_t)shapes[i][0] * 4 * 2);
     }
     uint8_t *alone = calloc(1, n_bytes), *chained = calloc(1, n_bytes);
-    for (int m = 1; m <= 4; m += gpu_small(2) ? 3 : 1) {
+    for (int m = 1; m <= 4; m += gpu_small(3) ? 3 : 1) {
         run_links(cuda, links, m, buffers, norm, false, alone);
         for (size_t i = 0; i < n_bytes; i += 2) {
             CHECK((alone[i + 1] & 0x7c) != 0x7c, "chain of %d, %d: not finite", d, d_ff);
         }
-        for (int again = 0; again < (gpu_small(2) ? 2 : 20); again++) {
+        for (int again = 0; again < (gpu_small(3) ? 2 : 20); again++) {
             run_links(cuda, links, m, buffers, norm, true, chained);
             size_t at = 0;
             while (at < n_bytes && alone[at] == chained[at]) {
@@ -100,7 +100,7 @@ int main(void) {
     lv_backend *be = open_cuda();
     test_chain(be, 128, 256); // slices without records, halves without tiles
     test_chain(be, 640, 1152);
-    if (!gpu_small(2)) {
+    if (!gpu_small(3)) {
         test_chain(be, 4096, 11008);
     }
     lv_backend_close(be);

@@ -171,7 +171,7 @@ static void test_subject(const subject *s, const double *weights) {
         check_f64(s, weights, alone, checked[i]);
     }
     for (int i = 0; i < N_ROW_COUNTS; i++) {
-        for (int again = 0; again < (gpu_small(2) ? 1 : 2); again++) {
+        for (int again = 0; again < (gpu_small(3) ? 1 : 2); again++) {
             float *got = run_rows(s, 0, row_counts[i], NULL);
             check_bits(s, got, alone, row_counts[i], again ? "again" : "first");
             free(got);
@@ -558,7 +558,7 @@ int main(int argc, char **argv) {
         test_shape(be, format, 16, 128);
         test_shape(be, format, 48, 384);
         test_shape(be, format, 2064, 640);
-        if (!gpu_small(2)) {
+        if (!gpu_small(3)) {
             test_shape(be, format, 1024, 4096);
             test_shape(be, format, 48, 13824);
         }
@@ -575,7 +575,7 @@ int main(int argc, char **argv) {
         test_rotate(be, format, (heads){3, 1, 64}, 384);
         test_rotate(be, format, (heads){2, 2, 128}, 256);
     }
-    if (!gpu_small(2)) {
+    if (!gpu_small(3)) {
         test_shape(be, LV_W_INT4, 4096, 4096);
         test_shape(be, LV_W_INT4, 4096, 11008);
         test_shape(be, LV_W_INT4, 8192, 256);

@@ -4,7 +4,7 @@
 #   tests/gpu/racecheck.sh PROGRAM [ARGUMENT...]     exit status 0: nothing to explain
 #   tests/gpu/racecheck.sh --log FILE                the same of what racecheck printed before
 #
-# LV_GPU_SMALL=2 leaves out what takes too long under it.
+# LV_GPU_SMALL=3 leaves out what takes too long under it.
 #
 # It does not see the order that an mbarrier gives warps of different tasks (arrive after writing, wait
 # for the phase's parity before reading), and reports cuBLAS's and cuDNN's own kernels for it as well as

@@ -113,7 +113,7 @@ sanitizer() {
         program="$build/tests/$program $arguments"
         echo "memcheck_$name $limit env LV_GPU_SMALL=1 $check memcheck $program"
         echo "synccheck_$name $limit env LV_GPU_SMALL=2 $check synccheck $program"
-        echo "racecheck_$name $limit env LV_GPU_SMALL=2 $root/tests/gpu/racecheck.sh $program"
+        echo "racecheck_$name $limit env LV_GPU_SMALL=3 $root/tests/gpu/racecheck.sh $program"
     done <"$build/tests/gpu.txt" | grep -E -- "${ONLY:-.}" | run_list sanitizer
 }
 

@@ -21,9 +21,9 @@ static inline lv_backend *open_cuda(void) {
     return open_gpus(1);
 }
 
-// LV_GPU_SMALL=1 leaves out what takes too long under compute-sanitizer's memcheck, where
-// everything is a hundred times slower, LV_GPU_SMALL=2 also what takes too long under its synccheck
-// and racecheck; small shapes reach every branch.
+// LV_GPU_SMALL leaves out what takes too long under compute-sanitizer, where everything is a
+// hundred times slower: 1 under its memcheck, 2 also what does under synccheck, 3 under racecheck.
+// Small shapes reach every branch.
 static inline bool gpu_small(int level) {
     const char *value = getenv("LV_GPU_SMALL");
     return value && atoi(value) >= level;
