@@ -474,16 +474,17 @@ static void on_log(void *user, const char *format, va_list args) {
 bool http_start(server *s) {
     const server_options *o = s->options;
     // Requests have their own deadlines (clients.c); this one is for responses that nobody reads.
-    // The threads share the connections by number, not evenly: listen.c keeps to the limit.
+    // The threads share the connections by number, not evenly. listen.c keeps to the limit: at its
+    // own, 0.9.75 leaves a mutex locked, so that it must never get there.
     s->daemon = MHD_start_daemon(
         MHD_USE_EPOLL_INTERNAL_THREAD | MHD_USE_NO_LISTEN_SOCKET | MHD_ALLOW_SUSPEND_RESUME |
             MHD_USE_ERROR_LOG,
         0, NULL, NULL, on_request, s, MHD_OPTION_EXTERNAL_LOGGER, on_log, s,
         MHD_OPTION_THREAD_POOL_SIZE, (unsigned)o->n_http_threads, MHD_OPTION_CONNECTION_LIMIT,
-        (unsigned)(o->n_http_threads * o->max_connections), MHD_OPTION_CONNECTION_MEMORY_LIMIT,
-        CONNECTION_BYTES, MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)(o->idle_timeout_s + 1),
-        MHD_OPTION_NOTIFY_COMPLETED, on_completed, s, MHD_OPTION_NOTIFY_CONNECTION, on_connection,
-        s, MHD_OPTION_END);
+        (unsigned)(o->n_http_threads * (o->max_connections + 1)),
+        MHD_OPTION_CONNECTION_MEMORY_LIMIT, CONNECTION_BYTES, MHD_OPTION_CONNECTION_TIMEOUT,
+        (unsigned)(o->idle_timeout_s + 1), MHD_OPTION_NOTIFY_COMPLETED, on_completed, s,
+        MHD_OPTION_NOTIFY_CONNECTION, on_connection, s, MHD_OPTION_END);
     if (!s->daemon) {
         log_line("image-chat: libmicrohttpd cannot start");
     }

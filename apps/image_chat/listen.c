@@ -77,6 +77,10 @@ bool listen_open(server *s) {
 
 // --- the thread ----------------------------------------------------------------------------------
 
+static bool is_full(server *s) {
+    return atomic_load(&s->n_arriving) + clients_count(s->clients) >= s->options->max_connections;
+}
+
 static void take_connection(server *s) {
     struct sockaddr_storage peer;
     socklen_t n = sizeof peer;
@@ -98,9 +102,7 @@ static void *take_connections(void *user) {
     struct pollfd fds[] = {{.fd = s->listener.stop_fd, .events = POLLIN},
                            {.fd = s->listener.fd, .events = POLLIN}};
     for (;;) {
-        // Without those that are arriving: libmicrohttpd says nothing of one that it fails to take
-        // up for want of memory, and its place would be lost.
-        bool full = clients_count(s->clients) >= s->options->max_connections;
+        bool full = is_full(s);
         int n = poll(fds, full ? 1 : 2, full ? FULL_MS : -1);
         if (n > 0 && fds[0].revents) {
             return NULL;
