@@ -14,7 +14,7 @@
 # FOLDER_MODEL, DEVICE  its one model, instead of both; its device (cuda)
 # BENCH    further options of llava-bench, as --stages decode --batches 1
 # JOBS     tests at once (default: 4)
-# LIMIT    seconds that a program has under the sanitizer (default: 240)
+# LIMIT    seconds that a program has under the sanitizer (default: 400)
 # ONLY     a pattern of names of the sanitizer's runs, as synccheck_gpu_(dense|attention); default: all
 set -uo pipefail
 cd "$(dirname -- "${BASH_SOURCE[0]}")/../.." || exit 1
@@ -105,15 +105,14 @@ tests() {
 }
 
 sanitizer() {
-    local name program arguments limit=${LIMIT:-240}
-    local check="compute-sanitizer --error-exitcode 9 --num-cuda-barriers 65536 --print-limit 20 --tool"
+    local name program arguments tool
     : >"$out/sanitizer.log"
     while read -r name program arguments; do
         case $name in gpu_full_size | golden_*) continue ;; esac
-        program="$build/tests/$program $arguments"
-        echo "memcheck_$name $limit env LV_GPU_SMALL=1 $check memcheck $program"
-        echo "synccheck_$name $limit env LV_GPU_SMALL=2 $check synccheck $program"
-        echo "racecheck_$name $limit env LV_GPU_SMALL=3 $root/tests/gpu/racecheck.sh $program"
+        for tool in memcheck synccheck racecheck; do
+            echo "${tool}_$name ${LIMIT:-400}" \
+                "$root/tests/gpu/sanitizer.sh $tool $build/tests/$program $arguments"
+        done
     done <"$build/tests/gpu.txt" | grep -E -- "${ONLY:-.}" | run_list sanitizer
 }
 

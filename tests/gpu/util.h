@@ -23,7 +23,6 @@ static inline lv_backend *open_cuda(void) {
 
 // LV_GPU_SMALL leaves out what takes too long under compute-sanitizer, where everything is a
 // hundred times slower: 1 under its memcheck, 2 also what does under synccheck, 3 under racecheck.
-// Small shapes reach every branch.
 static inline bool gpu_small(int level) {
     const char *value = getenv("LV_GPU_SMALL");
     return value && atoi(value) >= level;
