@@ -113,9 +113,8 @@ static void run_cache(machine *m, lv_dtype kv) {
 }
 
 int main(int argc, char **argv) {
-    machine m = {.be = open_gpus(argc > 1 ? atoi(argv[1]) : 1),
-                 .n_prompts = N_MOST,
-                 .n_steps = MOST_STEPS};
+    machine m = {
+        .be = open_gpus(argc > 1 ? atoi(argv[1]) : 1), .n_prompts = N_MOST, .n_steps = MOST_STEPS};
     if (gpu_small(1)) {
         m.n_prompts = 32;
         m.n_steps = 6;
