@@ -9,7 +9,7 @@
 #include "core/files.h"
 #include "kernels/cuda/cuda.h"
 
-#define N_SLOTS 8
+#define N_SLOTS 4
 #define SLOT_BYTES ((size_t)8 << 20)
 #define PIECE_BYTES ((size_t)256 << 10) // what one thread copies at a time
 #define MAX_THREADS 8
