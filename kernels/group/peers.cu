@@ -16,8 +16,8 @@
 //
 // One token of LLaVA 7B: 8 KB a sum, 64 sums; 16 KB over the wire. 32 tokens: 256 KB, 512 KB over
 // the wire at 450 GB/s: 1.2 us. No shared memory. Latency binds, beyond some 64 tokens NVLink.
-// measured: two H100, NVLink, rows of 4096, us a sum in a recorded graph, and NCCL 2.28's:
-//   1 row 2.2 (6.8), 8 rows 2.6 (7.2), 32 3.9 (8.6), 64 5.6 (9.9), 128 9.4 (13.7), 256 17.3 (27.5)
+// measured: two H200, NVLink, rows of 4096, us a sum in a recorded graph, and NCCL 2.28's:
+//   1 row 2.0 (6.6), 8 rows 2.3 (7.0), 32 3.5 (8.4), 64 4.9 (9.9), 128 7.9 (13.7), 256 13.6 (26.7)
 // (test_gpu_group). Twice the wire's bytes for one way: NCCL's sum is the one for more.
 #include "kernels/cuda/launch.cuh"
 #include "kernels/group/peers.h"
