@@ -53,7 +53,9 @@ void lv_buffer_free(lv_buffer *buffer) {
 }
 
 static lv_status fail_errno(const char *what, const char *path) {
-    lv_status code = errno == ENOENT || errno == ENOTDIR ? LV_ENOTFOUND : LV_EIO;
+    const lv_status code = errno == ENOENT || errno == ENOTDIR  ? LV_ENOTFOUND
+                           : errno == ENOSPC || errno == EDQUOT ? LV_EFULL
+                                                                : LV_EIO;
     return lv_fail(code, "%s: %s: %s", path, what, strerror(errno));
 }
 

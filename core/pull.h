@@ -34,8 +34,8 @@ typedef struct lv_pull_options {
 //
 // LV_ENOTFOUND: no such model, or no weights in it. LV_EUNSUPPORTED: only pickled weights.
 // LV_ENETWORK: the transfer failed or is not allowed. LV_EFORMAT: the hub lies: unsafe names, wrong
-// checksums. LV_EIO: the disk is full or not writable. LV_ECANCELLED: stopped by `progress`. After
-// each of these, the same call goes on where this one ended.
+// checksums. LV_EFULL: the disk is full. LV_EIO: it is not writable. LV_ECANCELLED: stopped by
+// `progress`. After each of these, the same call goes on where this one ended.
 lv_status lv_pull(const char *name, const lv_pull_options *options, char **out_dir) LV_MUST_CHECK;
 
 // The hub name of the second checkpoint, with CLIP, that the model in folder `dir` wants; NULL

@@ -244,7 +244,7 @@ static lv_status add_hash(incoming *in, const void *data, size_t n_bytes) {
 
 static lv_status fail_write(const incoming *in) {
     if (errno == ENOSPC || errno == EDQUOT) {
-        return lv_fail(LV_EIO, "the disk is full with %.1f MB to come (%s)",
+        return lv_fail(LV_EFULL, "the disk is full with %.1f MB to come (%s)",
                        (double)(in->file->n_bytes - in->n_bytes) / 1e6, in->path);
     }
     return lv_fail(LV_EIO, "%s: cannot write: %s", in->path, strerror(errno));

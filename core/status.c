@@ -67,6 +67,8 @@ const char *lv_status_name(lv_status code) {
         return "LV_EDEVICE";
     case LV_ECANCELLED:
         return "LV_ECANCELLED";
+    case LV_EFULL:
+        return "LV_EFULL";
     }
     return "unknown status";
 }

@@ -14,7 +14,8 @@ typedef enum lv_status {
     LV_ELIMIT = -7,       // a cap on bytes, pixels, tokens or sides would be passed
     LV_ENETWORK = -8,     // a transfer failed
     LV_EDEVICE = -9,      // the device refused or is in a broken state
-    LV_ECANCELLED = -10   // the caller asked to stop
+    LV_ECANCELLED = -10,  // the caller asked to stop
+    LV_EFULL = -11        // the disk has no room
 } lv_status;
 
 #if defined(__GNUC__)

@@ -87,12 +87,17 @@ static void keep(batch *b, const describe_input *input, const lv_picture_info *i
             b->result = EXIT_SOME_FAILED;
             return;
         }
-    } else if (recorder_put(b->keeper, input, info, answer) != LV_OK) {
-        fail(b, input, last_reason(input->source));
-        b->stops = b->stops || options->output; // it takes none of the others either
-        return;
-    } else if (options->verbose) {
-        report_answer(input->label, info, 1, answer);
+    } else {
+        const lv_status status = recorder_put(b->keeper, input, info, answer);
+        if (status != LV_OK) {
+            fail(b, input, last_reason(input->source));
+            // One file for all, and a full disk, take none of the others either.
+            b->stops = b->stops || options->output || status == LV_EFULL;
+            return;
+        }
+        if (options->verbose) {
+            report_answer(input->label, info, 1, answer);
+        }
     }
     b->n_done++;
     b->n_tokens += answer->n_tokens;

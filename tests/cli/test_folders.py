@@ -352,6 +352,26 @@ class Failures(Folders):
         self.assertEqual([name for name in os.listdir(os.path.join(self.dir, "photos"))
                           if not name.lower().endswith(".png")], [])
 
+    def test_sidecars_on_a_full_disk(self):
+        """It takes no further caption: the run stops, and goes on once there is room."""
+        names = self.many()[:12]
+        os.mkdir(os.path.join(self.dir, "disk"))
+        run = '"$0" -q --device cpu --model "$1" --max-tokens 2 --sidecar .txt disk'
+        # 14 pages for 12 pictures of one page each and what two captions take.
+        script = (f"mount -t tmpfs -o size=56k none disk && cp {' '.join(names)} disk && "
+                  f"{{ {run}; echo $?; ls disk; mount -o remount,size=1m disk; {run}; echo $?; ls disk; }}")
+        if subprocess.run(["unshare", "-rm", "true"], stderr=subprocess.DEVNULL).returncode != 0:
+            self.skipTest("this machine allows no mount")
+        result = subprocess.run(["unshare", "-rm", "sh", "-c", script, DESCRIBE, MODEL], cwd=self.dir,
+                                capture_output=True, text=True, timeout=SECONDS)
+        first, second = re.findall(r"^([0-9]+)$((?:\n.*\..*)*)", result.stdout, re.M)
+        self.assertEqual((first[0], second[0]), ("1", "0"), result.stdout + result.stderr)
+        self.assertEqual(len(result.stderr.splitlines()), 1, result.stderr)
+        self.assertIn("No space left", result.stderr)
+        self.assertIn(first[1].count(".txt"), range(1, 11), first[1])
+        self.assertEqual(second[1].count(".txt"), 12, second[1])
+        self.assertNotIn(".tmp", result.stdout)
+
 
 class Ends(Folders):
     def kill_at_random(self, n_times, seed, check, *args):
