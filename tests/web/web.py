@@ -90,10 +90,15 @@ class Server:
         self.process = subprocess.Popen(
             [IMAGE_CHAT, "--server-port", "0", *args], stderr=self.log_file, stdin=subprocess.DEVNULL,
             env=environment)
-        self.port = self.wait_for(lambda: re.search(r"listening on http://\S+:(\d+)", self.log))
-        self.port = int(self.port.group(1))
-        if wait:
-            self.wait_for(lambda: self.get("/health").status == 200)
+        try:
+            said = self.wait_for(lambda: re.search(r"listening on http://\S+:(\d+)", self.log))
+            self.port = int(said.group(1))
+            if wait:
+                self.wait_for(lambda: self.get("/health").status == 200)
+        except BaseException:
+            self.process.kill()
+            self.process.wait()
+            raise
 
     @property
     def log(self):
