@@ -2,7 +2,7 @@
 # A program under one of compute-sanitizer's tools:
 #
 #   tests/gpu/sanitizer.sh TOOL PROGRAM [ARGUMENT...]    of memcheck synccheck racecheck
-#   tests/gpu/sanitizer.sh --log FILE                    what racecheck printed before
+#   tests/gpu/sanitizer.sh TOOL --log FILE               what the tool printed before
 #
 # Exit status 0: nothing to explain; 77: the program skipped itself. LV_GPU_SMALL (tests/gpu/util.h)
 # is set for the tool.
@@ -17,17 +17,16 @@
 # Whatever else touches what they write is reported.
 set -uo pipefail
 tool=$1
-log=$2
 shift
-if [ "$tool" = --log ]; then
-    tool=racecheck
+if [ "$1" = --log ]; then
+    log=$2
 else
     log=$(mktemp) || exit 1
     trap 'rm -f -- "$log"' EXIT
     export LV_GPU_SMALL=1
     case $tool in synccheck) LV_GPU_SMALL=2 ;; racecheck) LV_GPU_SMALL=3 ;; esac
-    # Its own count of a block's mbarriers is too low. It wants memory for that many in every block of
-    # a launch: thousands of them exhaust it.
+    # The tool's own count of a block's mbarriers may be too low, its manual says. It wants memory for
+    # that many in every block of a launch: thousands exhaust it.
     compute-sanitizer --tool "$tool" --num-cuda-barriers 256 --print-limit 100000 "$@" >"$log" 2>&1
 fi
 ! grep '^skipped: ' "$log" || exit 77
@@ -46,7 +45,7 @@ grep -qE 'checks, 0 failed$' "$log" || fail "the program failed"
 if [ "$tool" != racecheck ]; then
     # NCCL asks for kernels that it was built without; memcheck reports its call that failed.
     awk '
-        /^=+ Program hit / { hit = 1 }
+        /^=+ Program hit cudaErrorNoKernelImageForDevice / { hit = 1 }
         hit && / in libnccl\.so/ { by_nccl++; hit = 0 }
         /^=+ *$/ { hit = 0 }
         / ERROR SUMMARY: / { n_errors = $4; ended = 1 }
