@@ -358,7 +358,8 @@ class Failures(Folders):
         os.mkdir(os.path.join(self.dir, "disk"))
         run = '"$0" -q --device cpu --model "$1" --max-tokens 2 --sidecar .txt disk'
         # 14 pages for 12 pictures of one page each and what two captions take.
-        script = (f"mount -t tmpfs -o size=56k none disk && cp {' '.join(names)} disk && "
+        n_bytes = 14 * resource.getpagesize()
+        script = (f"mount -t tmpfs -o size={n_bytes} none disk && cp {' '.join(names)} disk && "
                   f"{{ {run}; echo $?; ls disk; mount -o remount,size=1m disk; {run}; echo $?; ls disk; }}")
         if subprocess.run(["unshare", "-rm", "true"], stderr=subprocess.DEVNULL).returncode != 0:
             self.skipTest("this machine allows no mount")
