@@ -1,4 +1,4 @@
-// Many rows: products by cuBLASLt, which is opened when first needed.
+// Many rows: products by cuBLASLt, which is opened while weights are loaded.
 //
 // out [m, n_out] = x [m, n_in] W^T + bias + residual, W [n_out, n_in]; all row-major, f16, sums in
 // f32. cuBLASLt counts by columns: it is told W (transposed) times x^T, with out's rows as columns.
