@@ -90,7 +90,7 @@ __device__ static inline void fold(const record_part &r, const float *sums, cons
     const float z0 = -(float)(r.zeros & 255), z1 = -(float)(r.zeros >> 8);
 #pragma unroll
     for (int nt = 0; nt < NT; nt++) {
-        const float2 sum = *(const float2 *)(sums + nt * 8);
+        const float2 sum = lv_load_sums(sums + nt * 8);
 #pragma unroll
         for (int c = 0; c < 4; c++) {
             const float q = __fmaf_rn(lo[nt][c], 16.0f, hi[nt][c]);

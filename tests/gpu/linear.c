@@ -567,6 +567,8 @@ int main(int argc, char **argv) {
         test_linear(be, ref, format, 208, 384, 0, LV_ACT_QUICK_GELU);
         test_linear(be, ref, format, 48, 1152, 0, LV_ACT_SILU);
         test_linear(be, ref, format, 16, 4096, 0, LV_ACT_GELU_TANH);
+        test_linear(be, ref, format, 544, 5120, 0, LV_ACT_NONE); // slabs that two warps read are
+                                                                 // filled again
         test_gate_up(be, ref, format, 40, 384);
         test_gate_up(be, ref, format, 344, 128);
         test_logits(be, ref, format, 320, 384);

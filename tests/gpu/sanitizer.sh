@@ -7,12 +7,18 @@
 # Exit status 0: nothing to explain; 77: the program skipped itself. LV_GPU_SMALL (tests/gpu/util.h)
 # is set for the tool.
 #
-# racecheck does not see the order that an mbarrier gives warps of different tasks (arrive after
-# writing, wait for the phase's parity before reading), and reports cuBLAS's and cuDNN's own kernels
-# for it as well as two handovers of ours, which are let pass:
+# Calls of CUDA's interface that fail are left out: who makes one looks at its status, and NCCL makes
+# some that it expects to fail. So are NCCL's kernels under synccheck, which takes a barrier that not
+# all warps of a block come to for an error and ends them.
 #
-#   prefill_wgmma.cu   feed_bytes -> scale_and_mask, do_page   scales of a page of int8 KV
-#   small_chain.cu     multiply_tiles -> lv_finish_slices      sums of a tile's slices
+# racecheck does not see the order that an mbarrier or an atomic gives warps of different tasks
+# (arrive after writing, wait for the phase's parity before reading), and reports cuBLAS's and
+# cuDNN's own kernels for it as well as three handovers of ours, which are let pass:
+#
+#   prefill_wgmma.cu   feed_bytes -> scale_and_mask, do_page        scales of a page of int8 KV
+#   small_chain.cu     multiply_tiles -> lv_finish_slices           sums of a tile's slices
+#   small_wide.cuh     lv_load_x, lv_load_sums -> lv_slab_fill's    a slab that all warps have read
+#                      lv_copy_bulk                                 (lv_last_reader)
 #
 # Whatever else touches what they write is reported.
 set -uo pipefail
@@ -27,7 +33,9 @@ else
     case $tool in synccheck) LV_GPU_SMALL=2 ;; racecheck) LV_GPU_SMALL=3 ;; esac
     # The tool's own count of a block's mbarriers may be too low, its manual says. It wants memory for
     # that many in every block of a launch: thousands exhaust it.
-    compute-sanitizer --tool "$tool" --num-cuda-barriers 256 --print-limit 100000 "$@" >"$log" 2>&1
+    options=(--tool "$tool" --num-cuda-barriers 256 --print-limit 100000 --report-api-errors no)
+    [ "$tool" != synccheck ] || options+=(--kernel-name-exclude kns=nccl)
+    compute-sanitizer "${options[@]}" "$@" >"$log" 2>&1
 fi
 ! grep '^skipped: ' "$log" || exit 77
 
@@ -43,13 +51,7 @@ fail() { # fail WORDS [LINES]: with the log's first and last lines
 ! grep -q 'Detected overflow' "$log" || fail "more mbarriers in a block than it was told"
 grep -qE 'checks, 0 failed$' "$log" || fail "the program failed"
 if [ "$tool" != racecheck ]; then
-    # NCCL asks for kernels that it was built without; memcheck reports its call that failed.
-    awk '
-        /^=+ Program hit cudaErrorNoKernelImageForDevice / { hit = 1 }
-        hit && / in libnccl\.so/ { by_nccl++; hit = 0 }
-        /^=+ *$/ { hit = 0 }
-        / ERROR SUMMARY: / { n_errors = $4; ended = 1 }
-        END { exit !(ended && n_errors == by_nccl + 0) }' "$log" || fail "errors" 200
+    grep -q ' ERROR SUMMARY: 0 errors$' "$log" || fail "errors" 200
     grep -v '^=' "$log"
     exit 0
 fi
@@ -65,6 +67,8 @@ awk '
             others = " Read access at .*(scale_and_mask<.* in prefill_tile\\.cuh|do_page<.* in prefill_wgmma\\.cu):"
         else if (/ Write access at .*multiply_tiles<.* in small_chain\.cu:/)
             others = " Read access at .*lv_finish_slices<.* in small_finish\\.cuh:"
+        else if (/ Write access at lv_copy_bulk\(.* in small\.cuh:/)
+            others = " Read access at lv_load_(x|sums)\\(.* in small\\.cuh:"
         if (others == "") { open++; print }
     }
     / and (Read|Write) access at / && others != "" && $0 !~ others { open++; print }
