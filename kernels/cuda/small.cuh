@@ -355,8 +355,8 @@ __device__ static inline uint4 lv_load16(const uint8_t *shared) {
     return *(const uint4 *)shared;
 }
 
-// Activations and their sums, by other names than weights: racecheck's reports give no more than the
-// function and its line, and those who fill a slab again are others (tests/gpu/sanitizer.sh).
+// Activations and their sums, by other names than weights: racecheck's reports tell places by their
+// function's name, and slabs are filled again by other rules than rings (tests/gpu/sanitizer.sh).
 __device__ static inline uint4 lv_load_x(const uint8_t *shared) {
     return *(const uint4 *)shared;
 }

@@ -179,7 +179,7 @@ folder_of() {
     "$build/bin/describe" -v --device "${DEVICE:-cuda}" --model "$checkpoint" --quant-policy 8 \
         --ignore-eos --max-tokens "$n_tokens" --output "$output" ${FOLDER:-} "$pictures" 2>"$log"
     status=$?
-    written=$(grep -c "\"completion_tokens\":$n_tokens[,}]" "$output" 2>/dev/null)
+    written=$(grep -c "\"completion_tokens\":${n_tokens}[,}]" "$output" 2>/dev/null)
     [ "$status" != 0 ] || [ "$written" = "$n" ] || status=1
     summary=$(sed -n 's/^describe: described .* (\(.*\)).*/\1/p' "$log")
     row folder "$model, $n pictures" "$(result "$status")" "$(seconds_since "$start")" \
