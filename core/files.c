@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <libgen.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -151,20 +152,48 @@ static lv_status sync_folder_of(const char *path) {
     return status;
 }
 
-lv_status lv_file_write_atomic(const char *path, const void *data, size_t n_bytes) {
+// A new file beside `path`, under a name that nothing has: what a killed process left may have its
+// number, and a name of its own may be as long as names can be.
+static lv_status create_beside(const char *path, char **out_name, int *out_fd) {
     static _Atomic unsigned counter;
-    char *temporary = NULL;
-    if (asprintf(&temporary, "%s.%ld.%u.tmp", path, (long)getpid(), counter++) < 0) {
-        return lv_fail(LV_ENOMEM, "out of memory");
+    const char *slash = strrchr(path, '/'), *base = slash ? slash + 1 : path;
+    size_t n = strlen(base), most = NAME_MAX - sizeof ".4194304.4294967295.tmp";
+    n = n < most ? n : most;
+    while (n > 0 && n < strlen(base) && ((unsigned char)base[n] & 0xC0) == 0x80) {
+        n--; // not within a character
     }
-    lv_status status = LV_OK;
-    int fd = open(temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
-    if (fd < 0) {
-        status = fail_errno("cannot create", temporary);
-        free(temporary);
-        return status;
+    do {
+        free(*out_name);
+        if (asprintf(out_name, "%.*s.%ld.%u.tmp", (int)(base - path + (ptrdiff_t)n), path,
+                     (long)getpid(), counter++) < 0) {
+            *out_name = NULL;
+            return lv_fail(LV_ENOMEM, "out of memory");
+        }
+        *out_fd = open(*out_name, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    } while (*out_fd < 0 && errno == EEXIST);
+    if (*out_fd >= 0) {
+        return LV_OK;
+    }
+    lv_status status = fail_errno("cannot create", *out_name);
+    free(*out_name);
+    *out_name = NULL;
+    return status;
+}
+
+lv_status lv_file_write_atomic(const char *link, const void *data, size_t n_bytes) {
+    char *there = realpath(link, NULL), *temporary = NULL;
+    const char *path = there ? there : link;
+    struct stat old;
+    int fd = -1;
+    lv_status status = create_beside(path, &temporary, &fd);
+    if (status != LV_OK) {
+        goto done;
     }
     LV_TRY_DONE(write_all(fd, temporary, data, n_bytes));
+    if (stat(path, &old) == 0 && fchmod(fd, old.st_mode & 07777) != 0 && errno != EPERM) {
+        status = fail_errno("cannot set the mode of", temporary);
+        goto done;
+    }
     if (fsync(fd) != 0) {
         status = fail_errno("cannot sync", temporary);
         goto done;
@@ -182,9 +211,10 @@ done:
     if (fd >= 0) {
         close(fd);
     }
-    if (status != LV_OK) {
+    if (status != LV_OK && temporary) {
         unlink(temporary);
     }
     free(temporary);
+    free(there);
     return status;
 }

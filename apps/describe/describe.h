@@ -116,6 +116,7 @@ bool interrupted(void);
 
 // Text with malformed UTF-8 replaced by U+FFFD. The caller frees it.
 char *clean_utf8(const char *text);
+char *clean_line(const char *text); // without control characters too, on one line: for terminals
 
 // --- answers
 

@@ -19,10 +19,14 @@ void names_free(name_set *set);
 bool is_picture_name(const char *name); // by its extension
 
 // Calls `take` for the pictures in a folder, sorted by name, and with `recursive` in the folders
-// below it; hidden ones are left out, and a folder that `seen` holds already. False after
-// complaining that a folder cannot be read.
-bool folder_walk(const char *folder, bool recursive, name_set *seen,
-                 void (*take)(void *user, const char *path), void *user);
+// below it; hidden ones are left out, and a folder that `seen` holds already. Calls `fail` for what
+// cannot be looked at or into.
+typedef struct folder_visitor {
+    void (*take)(void *user, const char *path);
+    void (*fail)(void *user, const char *path, const char *reason);
+    void *user;
+} folder_visitor;
+void folder_walk(const char *folder, bool recursive, name_set *seen, const folder_visitor *visitor);
 
 // --- shards (shard.c)
 
@@ -39,15 +43,16 @@ typedef struct table table;
 
 // Opens or creates FILE.jsonl or FILE.csv for this process alone, or this shard's own part of it,
 // cuts off a last record that a killed run left torn, and reads which sources the file and the
-// other parts hold. NULL after complaining.
+// other parts hold (not with `overwrite`). NULL after complaining.
 table *table_open(const char *path, lv_shard shard, bool overwrite);
 bool table_has(const table *t, const char *source);
-// Takes out the records of `sources`. False after complaining.
-bool table_drop(table *t, const name_set *sources);
+bool table_is(const table *t, int fd); // whether it is the same file
 // Appends one record; on a failure nothing of it stays, and the reason is lv_error's.
 lv_status table_put(table *t, const describe_input *input, const lv_picture_info *info,
                     const lv_answer *answer) LV_MUST_CHECK;
-bool table_close(table *t); // accepts NULL; false after complaining that not all is on the disk
+// With `overwrite` takes out the old records of what has a new one. Accepts NULL; false after
+// complaining that not all is on the disk.
+bool table_close(table *t);
 
 // Bytes of the first record of data, 0 where it is torn; *out_source, the caller's to free, is
 // NULL in a record without one, and *out_bad is set where it is no record at all.
@@ -69,8 +74,6 @@ typedef struct recorder {
 int recorder_open(const describe_options *options, recorder *out);
 // Leaves in `inputs` those without captions.
 void recorder_skip_done(recorder *r, input_list *inputs);
-// Just before the first caption: takes out what --overwrite replaces. False after complaining.
-bool recorder_begin(recorder *r, const input_list *inputs);
 lv_status recorder_put(recorder *r, const describe_input *input, const lv_picture_info *info,
                        const lv_answer *answer) LV_MUST_CHECK;
 bool recorder_fail(recorder *r, const char *source, const char *reason); // false after complaining

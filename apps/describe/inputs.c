@@ -87,7 +87,8 @@ bool input_add(input_list *list, const char *source, size_t n_bytes) {
 typedef struct gathering {
     const describe_options *options;
     input_list *out;
-    int n_seen; // of all shards
+    int n_found; // named or in folders, of all shards
+    int n_seen;  // of them, each once where captions are recorded
     name_set sources, targets, folders;
 } gathering;
 
@@ -97,6 +98,7 @@ static void take(void *user, const char *source) {
     gathering *g = user;
     const describe_options *o = g->options;
     char reason[512] = "";
+    g->n_found++;
     if (*source && records(o)) {
         if (names_add(&g->sources, source, "")) {
             return;
@@ -121,13 +123,18 @@ static void take(void *user, const char *source) {
     }
 }
 
+static void refuse_folder(void *user, const char *path, const char *reason) {
+    gathering *g = user;
+    refuse(g->out, path, reason);
+}
+
 static void take_folder(gathering *g, const char *folder) {
+    const folder_visitor visitor = {take, refuse_folder, g};
     bool recursive = g->options->recursive;
-    int n_seen = g->n_seen, n_folders = names_count(&g->folders);
-    bool ok = folder_walk(folder, recursive, &g->folders, take, g);
-    if (!ok) {
-        g->out->n_refused++; // said already
-    } else if (g->n_seen == n_seen && names_count(&g->folders) > n_folders) {
+    int n_found = g->n_found, n_refused = g->out->n_refused, n_folders = names_count(&g->folders);
+    folder_walk(folder, recursive, &g->folders, &visitor);
+    if (g->n_found == n_found && g->out->n_refused == n_refused &&
+        names_count(&g->folders) > n_folders) {
         refuse(g->out, folder,
                recursive ? "no picture in this folder or below it"
                          : "no picture in this folder; --recursive looks below it");
@@ -159,6 +166,17 @@ static int take_list(gathering *g) {
     }
     int end = options->nul_separated ? '\0' : '\n';
     const char *at = (const char *)buffer.data, *last = at + buffer.n_bytes;
+    if (end == '\n' && buffer.n_bytes && memchr(at, 0, buffer.n_bytes)) {
+        complain("--files-from",
+                 "%s holds NUL bytes: names that end so want --null (-0), and text "
+                 "has to be UTF-8",
+                 path);
+        lv_buffer_free(&buffer);
+        return EXIT_USAGE;
+    }
+    if (end == '\n' && buffer.n_bytes >= 3 && !memcmp(at, "\xEF\xBB\xBF", 3)) {
+        at += 3; // the mark that Windows' editors leave
+    }
     while (at < last) {
         const char *stop = memchr(at, end, (size_t)(last - at));
         stop = stop ? stop : last;

@@ -115,7 +115,7 @@ static int answer_inputs(describe_app *app, recorder *keeper, const input_list *
     if (!is_batch(o, inputs)) {
         return answer_question(app, inputs->items, inputs->n, !o->together && inputs->n_refused);
     }
-    return recorder_begin(keeper, inputs) ? batch_run(app, keeper, inputs) : EXIT_SOME_FAILED;
+    return batch_run(app, keeper, inputs);
 }
 
 // Whether there is anything to ask the model; says so where that is not plain.

@@ -77,37 +77,38 @@ static int read_names(const char *folder, text_list *out) {
 
 // Links are followed; a folder is entered once, by whichever name comes first, so that links in a
 // circle end.
-bool folder_walk(const char *folder, bool recursive, name_set *seen,
-                 void (*take)(void *user, const char *path), void *user) {
+void folder_walk(const char *folder, bool recursive, name_set *seen,
+                 const folder_visitor *visitor) {
     struct stat info = {0};
     char identity[64];
     text_list names = {0};
     int error = stat(folder, &info) != 0 ? errno : 0;
     snprintf(identity, sizeof identity, "%ju:%ju", (uintmax_t)info.st_dev, (uintmax_t)info.st_ino);
     if (!error && names_add(seen, identity, "")) {
-        return true;
+        return;
     }
     error = error ? error : read_names(folder, &names);
-    bool ok = !error;
     if (error) {
-        complain(folder, "%s", strerror(error));
+        visitor->fail(visitor->user, folder, strerror(error));
     }
     const char *slash = folder[strlen(folder) - 1] == '/' ? "" : "/";
     for (int i = 0; i < names.n; i++) {
         char *path = NULL;
         if (asprintf(&path, "%s%s%s", folder, slash, names.items[i]) < 0) {
-            complain(folder, "out of memory");
-            ok = false;
+            visitor->fail(visitor->user, folder, "out of memory");
             break;
         }
-        bool exists = stat(path, &info) == 0;
-        if (exists && S_ISDIR(info.st_mode)) {
-            ok = (!recursive || folder_walk(path, recursive, seen, take, user)) && ok;
-        } else if (is_picture_name(path) && (!exists || S_ISREG(info.st_mode))) {
-            take(user, path); // a link to nothing too: the user is told of it
+        error = stat(path, &info) == 0 ? 0 : errno;
+        if (!error && S_ISDIR(info.st_mode)) {
+            if (recursive) {
+                folder_walk(path, recursive, seen, visitor);
+            }
+        } else if (is_picture_name(path) && (error || S_ISREG(info.st_mode))) {
+            visitor->take(visitor->user, path); // a link to nothing too: the user is told of it
+        } else if (error && recursive && error != ENOENT && error != ELOOP) {
+            visitor->fail(visitor->user, path, strerror(error)); // perhaps a folder
         }
         free(path);
     }
     list_free(&names);
-    return ok;
 }

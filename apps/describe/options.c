@@ -233,6 +233,8 @@ static lv_status check_batch(const describe_options *o) {
         {one_talk && o->shard.count, "--shard goes with neither --chat nor --together"},
         {o->output && o->failures && !strcmp(o->output, o->failures),
          "--output and --failures name the same file"},
+        {o->failures && is_picture_name(o->failures),
+         "--failures takes a file to write, and its name is a picture's"},
     };
     return CHECK(rules);
 }

@@ -49,6 +49,28 @@ char *record_target(const describe_options *options, const char *source) {
     return target;
 }
 
+// Begins the list of failures anew; -1 after complaining.
+static int open_failures(const describe_options *options, const table *output) {
+    char *path = shard_path(options->failures, options->shard);
+    int fd = path ? open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666) : -1;
+    const char *reason = NULL;
+    if (fd < 0) {
+        reason = strerror(path ? errno : ENOMEM);
+    } else if (output && table_is(output, fd)) { // by another name
+        reason = "is the file of --output";
+    } else if (ftruncate(fd, 0) != 0 && errno != EINVAL) { // a pipe or a terminal has no size
+        reason = strerror(errno);
+    }
+    if (reason) {
+        complain(path ? path : options->failures, "%s", reason);
+        if (fd >= 0) {
+            close(fd);
+        }
+    }
+    free(path);
+    return reason ? -1 : fd;
+}
+
 int recorder_open(const describe_options *options, recorder *out) {
     *out = (recorder){.options = options, .failures = -1};
     if (options->output) {
@@ -57,15 +79,7 @@ int recorder_open(const describe_options *options, recorder *out) {
             return EXIT_USAGE;
         }
     }
-    if (options->failures) {
-        char *path = shard_path(options->failures, options->shard);
-        out->failures =
-            path ? open(path, O_WRONLY | O_CREAT | O_TRUNC | O_APPEND | O_CLOEXEC, 0666) : -1;
-        if (out->failures < 0) {
-            complain(path ? path : options->failures, "%s", strerror(path ? errno : ENOMEM));
-        }
-        free(path);
-    }
+    out->failures = options->failures ? open_failures(options, out->table) : -1;
     if (options->failures && out->failures < 0) {
         recorder_close(out);
         return EXIT_USAGE;
@@ -76,7 +90,8 @@ int recorder_open(const describe_options *options, recorder *out) {
 // An empty file is no caption: other programs leave such behind.
 static bool has_caption(const recorder *r, const char *target) {
     struct stat info;
-    return r->table ? table_has(r->table, target) : stat(target, &info) == 0 && info.st_size > 0;
+    return r->table ? table_has(r->table, target)
+                    : stat(target, &info) == 0 && S_ISREG(info.st_mode) && info.st_size > 0;
 }
 
 void recorder_skip_done(recorder *r, input_list *inputs) {
@@ -98,23 +113,6 @@ void recorder_skip_done(recorder *r, input_list *inputs) {
         free(target);
     }
     inputs->n = n_left;
-}
-
-bool recorder_begin(recorder *r, const input_list *inputs) {
-    if (!r->table || !r->options->overwrite) {
-        return true;
-    }
-    name_set sources = {0};
-    for (int i = 0; i < inputs->n; i++) {
-        char *target = record_target(r->options, inputs->items[i].source);
-        if (target) {
-            names_add(&sources, target, "");
-        }
-        free(target);
-    }
-    bool ok = table_drop(r->table, &sources);
-    names_free(&sources);
-    return ok;
 }
 
 // The text without white space at its ends, between prefix and suffix. The caller frees it.
@@ -140,17 +138,29 @@ static char *join(const char *first, const char *second) {
     return asprintf(&out, "%s%s%s", first, space, second) < 0 ? NULL : out;
 }
 
+// Whether `old` ends (or begins) with the caption as join() would have put it there.
+static bool has_already(const describe_options *options, const char *old, const char *caption) {
+    size_t n = strlen(old), n_caption = strlen(caption);
+    if (n < n_caption) {
+        return false;
+    }
+    const char *own = options->append ? old + n - n_caption : old, *next = own + n_caption;
+    const bool is_apart = options->append ? own == old || strchr(" ,", *caption) || own[-1] == ' '
+                                          : strchr(" ,", *next) != NULL;
+    return is_apart && !strncmp(own, caption, n_caption);
+}
+
 // What the sidecar shall hold: `caption` with what it holds now. A run that goes on after an
 // interrupted one finds its own caption there, and leaves it at that.
 static char *merged(const describe_options *options, const lv_buffer *file, const char *caption) {
-    size_t n = file->n_bytes, n_caption = strlen(caption);
-    const char *old = file->data ? (const char *)file->data : "";
-    while (n > 0 && isspace((unsigned char)old[n - 1])) {
+    size_t n = file->n_bytes;
+    const char *old = (const char *)file->data;
+    const size_t n_mark = n >= 3 && !memcmp(old, "\xEF\xBB\xBF", 3) ? 3 : 0;
+    while (n > n_mark && isspace((unsigned char)old[n - 1])) {
         n--;
     }
-    const char *own = options->append && n >= n_caption ? old + n - n_caption : old;
-    char *before = strndup(old, n), *out = NULL;
-    if (before && n >= n_caption && !strncmp(own, caption, n_caption)) {
+    char *before = strndup(old + n_mark, n - n_mark), *out = NULL;
+    if (before && has_already(options, before, caption)) {
         return before;
     }
     if (before) {
@@ -169,6 +179,10 @@ static lv_status put_sidecar(const describe_options *options, const char *path, 
     }
     if ((options->append || options->prepend) && access(path, F_OK) == 0) {
         LV_TRY_DONE(lv_file_read(path, SIDECAR_MAX_BYTES, &file));
+        if (file.n_bytes && memchr(file.data, 0, file.n_bytes)) {
+            status = lv_fail(LV_EINVAL, "%s: is not UTF-8 text", path);
+            goto done;
+        }
     }
     text = file.n_bytes ? merged(options, &file, caption) : strdup(caption);
     if (!text || asprintf(&line, "%s\n", text) < 0) {

@@ -66,7 +66,9 @@ static void stage(const char *name, double ms, int n_tokens) {
 void report_answer(const char *label, const lv_picture_info *infos, int n,
                    const lv_answer *answer) {
     double load_ms = 0, preprocess_ms = 0;
-    fprintf(stderr, "%s\n", label);
+    char *line = clean_line(label);
+    fprintf(stderr, "%s\n", line ? line : "");
+    free(line);
     for (int i = 0; i < n; i++) {
         const lv_picture_info info = infos[i];
         load_ms += info.load_ms;

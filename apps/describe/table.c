@@ -1,7 +1,8 @@
 // --output: a file that only grows by whole records, and what it holds already.
 //
 // A record is one write, so that a killed run leaves at most its last one torn, which the next run
-// cuts off. Shards write a file each and read all of them: no lock is waited for, and a run in
+// cuts off. With --overwrite the old records go last of all, when the new ones are there. Shards
+// write a file each and read all of them: no lock is waited for, and a run in
 // another number of parts goes on where the last one stopped.
 #include "folders.h"
 
@@ -21,13 +22,17 @@
 #define TABLE_MAX_BYTES ((size_t)4 << 30)
 enum { SYNC_SECONDS = 5 };
 
+static const char replaced[] = "was replaced or removed while captions were written to it";
+
 struct table {
     char *path;
     bool is_csv;
     int fd;        // locked; -1: none
     off_t n_bytes; // all of whole records
     time_t synced;
-    name_set done;
+    bool overwrite;
+    off_t n_old;   // with overwrite: where this run's records begin
+    name_set done; // sources that have a record, with overwrite one of this run
 };
 
 static bool is_csv_name(const char *path) {
@@ -35,11 +40,17 @@ static bool is_csv_name(const char *path) {
     return n >= 4 && !strcasecmp(path + n - 4, ".csv");
 }
 
+static bool is_file(int fd, const char *path) {
+    struct stat open = {0}, named = {0};
+    return fstat(fd, &open) == 0 && stat(path, &named) == 0 && named.st_ino == open.st_ino &&
+           named.st_dev == open.st_dev;
+}
+
 // Opens the file and locks it; -1 after complaining.
 static int open_locked(const char *path) {
     for (;;) {
         int fd = open(path, O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
-        struct stat mine = {0}, named = {0};
+        struct stat mine = {0};
         if (fd < 0 || fstat(fd, &mine) != 0) {
             complain(path, "%s", strerror(errno));
         } else if (!S_ISREG(mine.st_mode)) {
@@ -47,8 +58,7 @@ static int open_locked(const char *path) {
         } else if (flock(fd, LOCK_EX | LOCK_NB) != 0) {
             complain(path, "%s",
                      errno == EWOULDBLOCK ? "another run is writing it" : strerror(errno));
-        } else if (stat(path, &named) == 0 && named.st_ino == mine.st_ino &&
-                   named.st_dev == mine.st_dev) {
+        } else if (is_file(fd, path)) {
             return fd;
         } else { // replaced between open and lock
             close(fd);
@@ -61,27 +71,49 @@ static int open_locked(const char *path) {
     }
 }
 
-// Calls `each` (may be NULL) with every whole record; *out_whole is where they end. False after
-// complaining of what is no record of ours.
+// Bytes of what comes before the first record: a byte order mark, which Windows' editors leave, and
+// a CSV's header, whose line may end as other programs end it. 0 where it is torn.
+static size_t head_length(const char *data, size_t n_bytes, bool is_csv, bool *out_bad) {
+    const size_t n_mark = n_bytes >= 3 && !memcmp(data, "\xEF\xBB\xBF", 3) ? 3 : 0;
+    const size_t n_names = is_csv ? strlen(csv_header) - 2 : 0, n_there = n_bytes - n_mark;
+    size_t end = n_mark + n_names;
+    *out_bad = memcmp(data + n_mark, csv_header, n_there < n_names ? n_there : n_names) != 0;
+    if (*out_bad || !is_csv) {
+        return n_mark;
+    }
+    end += end < n_bytes && data[end] == '\r';
+    if (end >= n_bytes) {
+        return 0;
+    }
+    *out_bad = data[end] != '\n';
+    return end + 1;
+}
+
+// Calls `each` (may be NULL) with every whole record, and with what comes before the first, without
+// a source; *out_whole is where they end. False after complaining of what is no record of ours.
 static bool scan(const char *path, bool is_csv, const lv_buffer *file, size_t *out_whole,
                  void (*each)(void *user, const char *source, const char *data, size_t n_bytes),
                  void *user) {
-    const char *data = (const char *)file->data;
-    size_t at = 0, n_header = is_csv ? strlen(csv_header) : 0;
+    const char *data = file->data ? (const char *)file->data : "";
+    bool bad = false;
+    size_t at = head_length(data, file->n_bytes, is_csv, &bad);
     *out_whole = 0;
-    if (file->n_bytes < n_header && (!data || !strncmp(data, csv_header, file->n_bytes))) {
-        return true; // torn within its header
-    }
-    if (n_header && strncmp(data, csv_header, n_header) != 0) {
+    if (bad) {
         complain(path, "its columns are not those of describe; name another file");
         return false;
     }
-    for (at = n_header; at < file->n_bytes;) {
+    if (is_csv && at == 0) {
+        return true; // torn within its header
+    }
+    if (each && at > 0) {
+        each(user, NULL, data, at);
+    }
+    while (at < file->n_bytes) {
         char *source = NULL;
-        bool bad = false;
         size_t n = record_next(data + at, file->n_bytes - at, is_csv, &source, &bad);
         if (bad) {
-            complain(path, "no line of JSON at byte %zu; name another file", at);
+            complain(path, "%s at byte %zu; name another file",
+                     is_csv ? "no record of 15 columns" : "no line of JSON", at);
             return false;
         }
         if (n == 0) {
@@ -148,7 +180,8 @@ static bool repair(table *t) {
     bool ok = read_file(t->path, &file) && scan(t->path, t->is_csv, &file, &whole, NULL, NULL);
     if (ok) {
         ok = set_size(t, (off_t)whole) &&
-             (whole == 0 || file.data[whole - 1] == '\n' || append(t, "\n")) &&
+             (whole == 0 || file.data[whole - 1] == '\n' ||
+              append(t, t->is_csv && file.data[whole - 1] != '\r' ? "\r\n" : "\n")) &&
              (whole > 0 || !t->is_csv || append(t, csv_header));
         if (!ok) {
             complain(t->path, "%s", strerror(errno));
@@ -212,20 +245,33 @@ static bool read_others(table *t, const char *path, lv_shard shard, bool overwri
     return ok;
 }
 
+static void table_free(table *t) {
+    if (t->fd >= 0) {
+        close(t->fd);
+    }
+    names_free(&t->done);
+    free(t->path);
+    free(t);
+}
+
 table *table_open(const char *path, lv_shard shard, bool overwrite) {
     table *t = calloc(1, sizeof *t);
     if (!t) {
         complain(path, "out of memory");
         return NULL;
     }
-    *t = (table){.path = shard_path(path, shard), .is_csv = is_csv_name(path), .fd = -1};
-    t->synced = time(NULL);
+    *t = (table){.path = shard_path(path, shard),
+                 .is_csv = is_csv_name(path),
+                 .fd = -1,
+                 .synced = time(NULL),
+                 .overwrite = overwrite};
     t->fd = t->path ? open_locked(t->path) : -1;
     if (t->fd < 0 || !repair(t) || !read_others(t, path, shard, overwrite) ||
         (!overwrite && !read_done(t, t->path))) {
-        table_close(t);
+        table_free(t);
         return NULL;
     }
+    t->n_old = t->n_bytes;
     return t;
 }
 
@@ -233,44 +279,8 @@ bool table_has(const table *t, const char *source) {
     return names_have(&t->done, source);
 }
 
-typedef struct keeper {
-    const name_set *sources;
-    lv_buffer kept;
-    lv_status status;
-} keeper;
-
-static void keep(void *user, const char *source, const char *data, size_t n_bytes) {
-    keeper *k = user;
-    if (k->status == LV_OK && !(source && names_have(k->sources, source))) {
-        k->status = lv_buffer_append(&k->kept, data, n_bytes);
-    }
-}
-
-bool table_drop(table *t, const name_set *sources) {
-    keeper k = {.sources = sources, .kept = {.max_bytes = TABLE_MAX_BYTES}};
-    lv_buffer file = {0};
-    size_t whole = 0;
-    if (t->is_csv) {
-        k.status = lv_buffer_append(&k.kept, csv_header, strlen(csv_header));
-    }
-    bool ok = read_file(t->path, &file) && scan(t->path, t->is_csv, &file, &whole, keep, &k);
-    if (ok && k.status == LV_OK && k.kept.n_bytes < file.n_bytes) {
-        k.status =
-            lv_file_write_atomic(t->path, k.kept.data ? (char *)k.kept.data : "", k.kept.n_bytes);
-        if (k.status == LV_OK) { // a new file, locked before the old one is let go
-            int fd = open_locked(t->path);
-            ok = fd >= 0;
-            close(t->fd);
-            t->fd = fd;
-            t->n_bytes = (off_t)k.kept.n_bytes;
-        }
-    }
-    if (k.status != LV_OK) {
-        complain(t->path, "%s", last_reason(t->path));
-    }
-    lv_buffer_free(&file);
-    lv_buffer_free(&k.kept);
-    return ok && k.status == LV_OK;
+bool table_is(const table *t, int fd) {
+    return is_file(fd, t->path);
 }
 
 static char *json_record(const describe_input *input, const lv_picture_info *info,
@@ -292,27 +302,68 @@ lv_status table_put(table *t, const describe_input *input, const lv_picture_info
     }
     bool ok = append(t, line);
     free(line);
+    if (ok && t->overwrite) {
+        char *source = clean_utf8(input->source);
+        names_add(&t->done, source ? source : input->source, "");
+        free(source);
+    }
     time_t now = time(NULL);
     if (ok && now - t->synced >= SYNC_SECONDS) { // more would wait for the disk, not for the model
         t->synced = now;
         ok = fsync(t->fd) == 0;
+        if (ok && !is_file(t->fd, t->path)) {
+            return lv_fail(LV_EIO, "%s: %s", t->path, replaced);
+        }
     }
     return ok ? LV_OK : lv_fail(LV_EIO, "%s: %s", t->path, strerror(errno));
 }
 
+typedef struct keeper {
+    const table *table;
+    off_t at; // of the record to come
+    lv_buffer kept;
+    lv_status status;
+} keeper;
+
+static void keep(void *user, const char *source, const char *data, size_t n_bytes) {
+    keeper *k = user;
+    const table *t = k->table;
+    if (k->status == LV_OK && !(source && k->at < t->n_old && names_have(&t->done, source))) {
+        k->status = lv_buffer_append(&k->kept, data, n_bytes);
+    }
+    k->at += (off_t)n_bytes;
+}
+
+// Takes out the old records of what this run described. False after complaining.
+static bool drop_old(table *t) {
+    keeper k = {.table = t, .kept = {.max_bytes = TABLE_MAX_BYTES}};
+    lv_buffer file = {0};
+    size_t whole = 0;
+    bool ok = read_file(t->path, &file) && scan(t->path, t->is_csv, &file, &whole, keep, &k);
+    if (ok && k.status == LV_OK && k.kept.n_bytes < file.n_bytes) {
+        k.status = lv_file_write_atomic(t->path, k.kept.data, k.kept.n_bytes);
+    }
+    if (k.status != LV_OK) {
+        complain(t->path, "holds the captions of before as well: %s", last_reason(t->path));
+    }
+    lv_buffer_free(&file);
+    lv_buffer_free(&k.kept);
+    return ok && k.status == LV_OK;
+}
+
 bool table_close(table *t) {
     bool ok = true;
-    if (t && t->fd >= 0) {
+    if (t) {
         ok = fsync(t->fd) == 0;
-        ok = close(t->fd) == 0 && ok;
         if (!ok) {
             complain(t->path, "%s", strerror(errno));
+        } else if (!is_file(t->fd, t->path)) {
+            complain(t->path, "%s", replaced);
+            ok = false;
+        } else if (names_count(&t->done) > 0 && t->overwrite) {
+            ok = drop_old(t);
         }
-    }
-    if (t) {
-        names_free(&t->done);
-        free(t->path);
-        free(t);
+        table_free(t);
     }
     return ok;
 }

@@ -65,9 +65,11 @@ bool terminal_setup(void) {
     }
     signal(SIGPIPE, SIG_IGN);
     signal(SIGXFSZ, SIG_IGN); // writing past a limit on file sizes fails, and is said
-    struct sigaction action = {.sa_handler = on_sigint, .sa_flags = SA_RESTART};
+    struct sigaction action = {.sa_handler = on_sigint, .sa_flags = SA_RESTART}, before = {0};
     sigemptyset(&action.sa_mask);
-    sigaction(SIGINT, &action, NULL);
+    if (sigaction(SIGINT, NULL, &before) != 0 || before.sa_handler != SIG_IGN) {
+        sigaction(SIGINT, &action, NULL); // else Ctrl-C is not for this process: as under nohup
+    }
     terminal.out_is_terminal = isatty(STDOUT_FILENO);
     terminal.err_is_terminal = isatty(STDERR_FILENO);
     if (closed) {
@@ -142,6 +144,14 @@ char *clean_utf8(const char *text) {
     return clean(text, false);
 }
 
+char *clean_line(const char *text) {
+    char *line = clean(text, true);
+    for (char *at = line; at && *at; at++) {
+        *at = *at == '\n' || *at == '\t' ? ' ' : *at;
+    }
+    return line;
+}
+
 // --- standard error
 
 static void erase_progress(void) {
@@ -156,13 +166,7 @@ static void erase_progress(void) {
 static void say(const char *name, const char *format, va_list args) {
     char text[2048];
     vsnprintf(text, sizeof text, format, args);
-    char *message = clean(text, true), *subject = clean(name ? name : "", true);
-    for (char *at = message; at && *at; at++) {
-        *at = *at == '\n' ? ' ' : *at;
-    }
-    for (char *at = subject; at && *at; at++) {
-        *at = *at == '\n' ? ' ' : *at;
-    }
+    char *message = clean_line(text), *subject = clean_line(name ? name : "");
     erase_progress();
     if (terminal.line_open && terminal.err_is_terminal) {
         fputc('\n', stderr);
@@ -206,7 +210,7 @@ void progress(const char *format, ...) {
     va_start(args, format);
     vsnprintf(text, sizeof text, format, args);
     va_end(args);
-    char *line = clean(text, true);
+    char *line = clean_line(text);
     if (line && ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 1 &&
         strlen(line) >= size.ws_col) {
         size_t n = size.ws_col - 1u; // a wrapped line could not be erased

@@ -3,6 +3,7 @@
 import csv
 import fcntl
 import glob
+import io
 import json
 import os
 import random
@@ -40,7 +41,7 @@ class Folders(Case):
         text = self.read(name)
         if name.endswith(".csv"):
             self.assertTrue(text.endswith("\r\n"), text[-200:])
-            rows = list(csv.DictReader(text.splitlines(keepends=True), strict=True))
+            rows = list(csv.DictReader(io.StringIO(text, newline=""), strict=True))
             self.assertTrue(all(None not in row and None not in row.values() for row in rows))
             return rows
         self.assertTrue(text == "" or text.endswith("\n"), text[-200:])
@@ -95,6 +96,26 @@ class Inputs(Folders):
         self.assertEqual((result.status, len(result.errors)), (1, 1), result.err)
         self.assertIn("photos/dead.jpg: No such file", result.err)
         self.assertEqual(len(self.captions("out.jsonl")), 5)
+
+    def test_what_cannot_be_looked_into(self):
+        here = os.getcwd()
+        os.chdir(self.dir)
+        for _ in range(20):  # further down than a path can say
+            os.mkdir("d" * 250)
+            os.chdir("d" * 250)
+        with open("deep.png", "wb") as file:
+            file.write(png())
+        os.chdir(here)
+        self.write("d" * 250 + "/top.png", png())
+        result = self.describe("-r", "--output", "o.jsonl", "--failures", "bad.tsv", "d" * 250)
+        self.assertEqual((result.status, len(result.errors)), (1, 1), result.err)
+        self.assertIn("File name too long", self.read("bad.tsv"))
+        self.assertEqual(list(self.captions("o.jsonl")), ["d" * 250 + "/top.png"])
+
+    def test_named_and_in_a_folder(self):
+        self.write("one/a.png", png())
+        self.good("--output", "o.jsonl", "one/a.png", "one")
+        self.assertEqual(list(self.captions("o.jsonl")), ["one/a.png"])
 
     def test_no_picture(self):
         os.makedirs(os.path.join(self.dir, "empty/below"))
@@ -186,6 +207,43 @@ class Files(Folders):
         self.good("--sidecar", "txt", "--append", "--prefix", ", ", "good.png")
         self.assertEqual(self.read("good.txt"), f"tag one, {caption}\n")
 
+    def test_sidecars_that_hold_something_else(self):
+        self.good("--sidecar", "txt", "good.png")
+        caption = self.read("good.txt").strip("\n")
+        for option, old, new in (("--prepend", f"{caption}s else", f"{caption} {caption}s else\n"),
+                                 ("--append", f"un{caption}", f"un{caption} {caption}\n"),
+                                 ("--prepend", "\ufefftag", f"{caption} tag\n"),
+                                 ("--append", "\ufefftag", f"tag {caption}\n")):
+            self.write("good.txt", old.encode())
+            self.good("--sidecar", "txt", option, "good.png")
+            self.assertEqual(self.read("good.txt"), new)
+        self.write("good.txt", "other".encode("utf-16"))
+        for option in ("--append", "--prepend"):
+            result = self.describe("--sidecar", "txt", option, "good.png")
+            self.assertEqual((result.status, len(result.errors)), (1, 1), result.err)
+            self.assertIn("UTF-8", result.err)
+        with open(os.path.join(self.dir, "good.txt"), "rb") as file:
+            self.assertEqual(file.read(), "other".encode("utf-16"))
+        os.mkdir(os.path.join(self.dir, "photos/a.txt"))
+        result = self.describe("--sidecar", "txt", "photos")
+        self.assertEqual((result.status, len(result.errors)), (1, 1), result.err)
+
+    def test_links_and_modes_stay(self):
+        for name in ("real.jsonl", "real.txt"):
+            self.write(name, b"")
+            os.chmod(os.path.join(self.dir, name), 0o600)
+        os.symlink("real.jsonl", os.path.join(self.dir, "link.jsonl"))
+        os.symlink("real.txt", os.path.join(self.dir, "good.txt"))
+        for _ in range(2):
+            self.good("--output", "link.jsonl", "--overwrite", "photos")
+            self.good("--sidecar", "txt", "--overwrite", "good.png")
+        self.assertEqual(list(self.captions("real.jsonl")), self.names)
+        self.assertEqual(self.read("real.txt").count("\n"), 1)
+        for name in ("link.jsonl", "good.txt"):
+            self.assertTrue(os.path.islink(os.path.join(self.dir, name)))
+        for name in ("real.jsonl", "real.txt"):
+            self.assertEqual(os.stat(os.path.join(self.dir, name)).st_mode & 0o777, 0o600)
+
     def test_captions_that_would_meet(self):
         self.write("photos/a.jpg", png(20, 20))
         result = self.describe("--sidecar", ".txt", "--failures", "bad.tsv", "photos", "photos/a.jpg",
@@ -217,6 +275,38 @@ class Files(Folders):
         self.assertEqual(result.status, 3)
         self.assertEqual(self.read("out.jsonl"), before)
 
+    def test_overwrite_keeps_what_has_no_new_caption(self):
+        self.good("--output", "out.jsonl", "--prefix", "old ", "photos")
+        self.write(self.names[1], b"broken now")
+        result = self.describe("--output", "out.jsonl", "--overwrite", "photos")
+        self.assertEqual(result.status, 1)
+        texts = self.captions("out.jsonl")
+        self.assertEqual(set(texts), set(self.names))
+        self.assertEqual([source for source, text in texts.items() if text.startswith("old ")],
+                         self.names[1:2])
+
+    def test_edited_by_other_programs(self):
+        self.good("--output", "q.csv", "photos")
+        self.good("--output", "q.jsonl", "photos")
+        whole, lines = self.read("q.csv"), self.read("q.jsonl")
+        rows = whole.split("\r\n")
+        cells = rows[2].split(",", 2)
+        quote = "\r\n".join([*rows[:2], f'{cells[0]},a 5" nail,{cells[2]}', *rows[3:]])
+        last = "\r\n".join([*rows[:4], "photos/e.Png,mine," + rows[4].split(",", 2)[2]])
+        for name, text in (("q.csv", quote), ("q.csv", whole.replace("\r\n", "\n")),
+                           ("q.csv", "\ufeff" + whole), ("q.csv", last),
+                           ("q.csv", quote.replace("\r\n", "\n")), ("q.jsonl", "\ufeff" + lines),
+                           ("q.jsonl", lines.replace("\n", "\r\n")), ("q.jsonl", lines[:-1])):
+            self.write(name, text.encode())
+            self.good("--model", "no/model", "--output", name, "photos")  # nothing to do
+            self.assertIn(self.read(name)[len(text):], ("", "\n", "\r\n"))
+            self.assertEqual(self.read(name)[:len(text)], text)
+            self.good("--output", name, "--overwrite", self.names[0])
+            left = self.read(name)
+            self.assertEqual(left.startswith("\ufeff"), text.startswith("\ufeff"))
+            self.assertEqual(left.count("photos/"), 4 if name.endswith(".csv") else 8)
+            self.assertEqual("mine" in left, "mine" in text)
+
     def test_torn_ends_are_cut(self):
         for name in ("out.jsonl", "out.csv"):
             self.good("--output", name, "photos")
@@ -228,7 +318,13 @@ class Files(Folders):
                 self.assertEqual(self.captions(name), texts, f"{name} {n_cut}")
 
     def test_foreign_files_are_left_alone(self):
-        for name, text in (("out.jsonl", b"my notes\nmore\n"), ("out.csv", b"name,x\n1,2\n")):
+        self.good("--output", "out.csv", "photos")
+        rows = self.read("out.csv").split("\r\n")
+        rows[1] = 'photos/a.png,"open,' + rows[1].split(",", 2)[2]
+        for name, text in (("out.jsonl", b"my notes\nmore\n"), ("out.csv", b"name,x\n1,2\n"),
+                           ("out.jsonl", b"my notes"), ("out.jsonl", b'[{"source":"x","text":"y"}]'),
+                           ("out.csv", "\r\n".join(rows).encode()),
+                           ("out.csv", "\n".join(rows).encode())):
             self.write(name, text)
             result = self.describe("--model", "no/model", "--output", name, "photos")
             self.assertEqual((result.status, len(result.errors)), (2, 1), result.err)
@@ -305,6 +401,22 @@ class Failures(Folders):
         good = {os.path.join(os.path.abspath(folder), row[0]) for row in rows if row[2] == "ok"} & names
         # Four that Pillow forgives, as unit/preprocess_corpus.c says.
         self.assertLessEqual(len(good - captioned), 4, good - captioned)
+
+    def test_the_list_takes_no_other_files_place(self):
+        self.good("--output", "out.jsonl", "photos")
+        before = self.read("out.jsonl")
+        os.symlink("out.jsonl", os.path.join(self.dir, "link.jsonl"))
+        os.link(os.path.join(self.dir, "out.jsonl"), os.path.join(self.dir, "hard.jsonl"))
+        for name in ("out.jsonl", "./out.jsonl", "link.jsonl", "hard.jsonl"):
+            result = self.describe("--output", "out.jsonl", "--failures", name, "photos", "good.png")
+            self.assertEqual((result.status, len(result.errors)), (2, 1), result.err)
+            self.assertEqual(self.read("out.jsonl"), before)
+        result = self.describe("--sidecar", ".txt", "--failures", *self.names)
+        self.assertEqual((result.status, len(result.errors)), (2, 1), result.err)
+        self.assertGreater(os.path.getsize(os.path.join(self.dir, self.names[0])), 0)
+        self.write("list.tsv", b"of an earlier run\n")
+        self.good("--sidecar", ".txt", "--failures", "list.tsv", "photos")
+        self.assertEqual(self.read("list.tsv"), "")
 
     def test_fail_fast(self):
         self.write("photos/b.png", b"broken")
@@ -432,6 +544,67 @@ class Ends(Folders):
             self.assertEqual(list(self.captions(f"{n_signals}.jsonl")), names)
             self.assertEqual({row["finish_reason"] for row in self.records(f"{n_signals}.jsonl")}
                              - {"stop", "length"}, set())
+
+    def begun(self, name, *args, n_bytes=0, **more):
+        """A run that has written something beyond n_bytes."""
+        process = self.start(*args, **more)
+        end = time.monotonic() + SECONDS
+        path = os.path.join(self.dir, name)
+        while not (os.path.exists(path) and os.path.getsize(path) > n_bytes):
+            self.assertLess(time.monotonic(), end)
+            time.sleep(0.002)
+        return process
+
+    def test_overwrite_cut_short(self):
+        """Old captions go when there are new ones."""
+        names = self.many()[:40]
+        for name in ("o.jsonl", "o.csv"):
+            self.good("--output", name, "--prefix", "old ", *names)
+            args = ("-q", "--max-tokens", "200", "--output", name, "--overwrite", *names)
+            n_bytes = os.path.getsize(os.path.join(self.dir, name))
+            process = self.begun(name, *args, n_bytes=n_bytes)
+            process.send_signal(signal.SIGINT)
+            self.assertEqual(process.wait(20), 130)
+            texts = self.captions(name)
+            self.assertEqual(set(texts), set(names))
+            self.assertIn(sum(text.startswith("old ") for text in texts.values()), range(1, 40))
+            n_bytes = os.path.getsize(os.path.join(self.dir, name))
+            process = self.begun(name, *args, n_bytes=n_bytes)
+            process.kill()
+            process.wait()
+            self.assertEqual({row["source"] for row in self.records(name)}, set(names))
+            self.good(*args)
+            texts = self.captions(name)
+            self.assertEqual(set(texts), set(names))
+            self.assertFalse([text for text in texts.values() if text.startswith("old ")])
+
+    def test_output_replaced_meanwhile(self):
+        names = self.many()[:40]
+        process = self.begun("o.jsonl", "-q", "--max-tokens", "200", "--output", "o.jsonl", *names,
+                             stderr=subprocess.PIPE)
+        shutil.copy(os.path.join(self.dir, "o.jsonl"), os.path.join(self.dir, "copy"))
+        os.replace(os.path.join(self.dir, "copy"), os.path.join(self.dir, "o.jsonl"))
+        err = process.communicate(timeout=SECONDS)[1].decode()
+        self.assertEqual((process.returncode, len(err.splitlines())), (1, 1), err)
+        self.assertIn("o.jsonl: was replaced", err)
+
+    def test_an_ignored_interrupt(self):
+        names = self.many()[:20]
+        process = self.begun("o.jsonl", "-q", "--output", "o.jsonl", *names,
+                             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN))
+        process.send_signal(signal.SIGINT)
+        self.assertEqual(process.wait(SECONDS), 0)
+        self.assertEqual(list(self.captions("o.jsonl")), names)
+
+    def test_names_that_command_terminals(self):
+        self.write("tty/a\nb\033[2Jc\td.png", png())
+        result = self.run_describe("-v", "--max-tokens", "2", "--output", "v.jsonl", "tty")
+        self.assertEqual(result.status, 0)
+        self.assertIn("tty/a b\ufffd[2Jc d.png\n", result.err)
+        terminal = Terminal(self, "--max-tokens", "2", "--output", "o.jsonl", "tty")
+        self.assertEqual(terminal.finish(), 0)
+        self.assertIn("tty/a b\ufffd[2Jc d.png", terminal.text)
+        self.assertNotIn("[2Jc", terminal.text.replace("\ufffd[2Jc", ""))
 
     def test_interrupted_while_a_picture_is_waited_for(self):
         process = self.start("-q", "--output", "out.jsonl", "good.png", "-", stdin=subprocess.PIPE)

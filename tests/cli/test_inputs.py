@@ -120,6 +120,11 @@ class Inputs(Case):
                                stdin=b"good.png\0two\nlines.png\0")
         self.assertEqual([line["source"] for line in self.objects(result)],
                          ["good.png", "two\nlines.png"])
+        result = self.describe("--files-from", "-", stdin=b"good.png\0two\nlines.png\0")
+        self.assertEqual((result.status, len(result.errors)), (2, 1), result.err)
+        self.assertIn("--null", result.err)
+        result = self.describe("--json", "--files-from", "-", stdin="\ufeffgood.png\n".encode())
+        self.assertEqual([line["source"] for line in self.objects(result)], ["good.png"])
 
     def test_together(self):
         result = self.describe("--together", "--json", "good.png", "good.png")

@@ -127,10 +127,23 @@ static void test_write(void) {
     CHECK(strcmp((char *)out.data, "new") == 0);
     lv_buffer_free(&out);
     CHECK(count_files() == n_before + 1);
+    for (int i = 0; i < 9; i++) { // what a killed process of this number left
+        char left[64];
+        snprintf(left, sizeof left, "written.%ld.%d.tmp", (long)getpid(), i);
+        write_text(left, "");
+    }
+    CHECK_OK(lv_file_write_atomic(scratch("written"), "newer", 5));
+    CHECK(count_files() == n_before + 10);
+    n_before += 9;
     make_folder("folder");
     CHECK_STATUS(lv_file_write_atomic(scratch("folder"), "x", 1), LV_EIO);
     CHECK(count_files() == n_before + 2, "a failure leaves no temporary file");
     CHECK_STATUS(lv_file_write_atomic(scratch("no/such"), "x", 1), LV_ENOTFOUND);
+    char name[256];
+    memset(name, 'n', 255);
+    name[255] = 0;
+    CHECK_OK(lv_file_write_atomic(scratch(name), "as long as can be", 17));
+    CHECK(count_files() == n_before + 3);
 }
 
 static void test_npy_layout(void) {
