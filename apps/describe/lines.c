@@ -121,7 +121,7 @@ static size_t next_csv(const char *data, size_t n_bytes, char **out_source, bool
                           data[last + n_last - 3] == '.');
     const bool is_blank = n_fields == 1 && (n_source == 0 || (n_source == 1 && data[0] == '\r'));
     *out_bad = whole ? n_fields != CSV_FIELDS && !is_blank : ends_record(data, n_bytes);
-    *out_source = whole && !is_blank ? unquote(data, n_source) : NULL;
+    *out_source = whole && !is_blank && !*out_bad ? unquote(data, n_source) : NULL;
     return whole ? end + (end < n_bytes) : 0;
 }
 
