@@ -115,6 +115,10 @@ void lv_sequence_truncate(lv_cache *cache, lv_sequence *sequence, int length) {
 
 lv_status lv_sequence_reserve(lv_cache *cache, lv_sequence *sequence, int length) {
     int n_needed = blocks_for(length) - sequence->n_blocks;
+    if (blocks_for(length) > sequence->capacity) {
+        return lv_fail(LV_EINVAL, "a sequence of at most %d tokens cannot hold %d", sequence->limit,
+                       length);
+    }
     if (n_needed > cache->n_free) {
         return lv_fail(LV_ELIMIT, "the KV cache is full: %d more blocks needed, %d of %d free",
                        n_needed, cache->n_free, cache->n_blocks);

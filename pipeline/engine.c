@@ -56,6 +56,11 @@ static lv_status check_options(const lv_engine_options *o) {
                    {"cache_max_entry_count", o->cache_max_entry_count, 1},
                    {"chunk_tokens", o->chunk_tokens, 1 << 24},
                    {"pass_tokens", o->pass_tokens, 1 << 24}};
+    if (o->kv_dtype != LV_NONE && o->kv_dtype != LV_F32 && o->kv_dtype != LV_F16 &&
+        o->kv_dtype != LV_I8) {
+        return lv_fail(LV_EINVAL, "engine: kv_dtype is %d; expected LV_F32, LV_F16 or LV_I8",
+                       (int)o->kv_dtype);
+    }
     for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) {
         if (!(numbers[i].value >= 0 && numbers[i].value <= numbers[i].max)) {
             return lv_fail(LV_EINVAL, "engine: %s is %g; expected 0 (the default) to %g",
@@ -293,6 +298,11 @@ static void join(lv_engine *e, bool with_thread) {
     if (with_thread) {
         pthread_join(e->thread, NULL);
     }
+    pthread_mutex_lock(&e->lock);
+    while (e->n_callers > 0) {
+        pthread_cond_wait(&e->changed, &e->lock);
+    }
+    pthread_mutex_unlock(&e->lock);
 }
 
 lv_status lv_engine_open(lv_model *model, const lv_engine_options *options, lv_engine **out) {
@@ -444,12 +454,19 @@ lv_status lv_engine_answer(lv_engine *e, const lv_message *messages, int n_messa
                                 .on_done = pass_done,
                                 .user = &w};
     *out = (lv_answer){0};
-    LV_TRY(submit(e, &request, true, NULL));
     pthread_mutex_lock(&e->lock);
-    while (!w.is_done) {
+    e->n_callers++;
+    pthread_mutex_unlock(&e->lock);
+    const lv_status status = submit(e, &request, true, NULL);
+    pthread_mutex_lock(&e->lock);
+    while (status == LV_OK && !w.is_done) {
         pthread_cond_wait(&e->changed, &e->lock);
     }
+    if (--e->n_callers == 0) {
+        pthread_cond_broadcast(&e->changed);
+    }
     pthread_mutex_unlock(&e->lock);
+    LV_TRY(status);
     *out = w.answer;
     if (w.status != LV_OK) {
         (void)!lv_fail(w.status, "%s", w.reason ? w.reason : "out of memory");

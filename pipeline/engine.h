@@ -23,6 +23,8 @@ typedef struct lv_path {
     lv_hash beginning;
 } lv_path;
 
+enum { LV_SLOT_NONE = -1, LV_SLOT_LEFT = -2 }; // no picture held: never one, no longer one
+
 typedef struct lv_job {
     uint64_t id;    // in order of submission
     lv_stage stage; // this and was_admitted are written under the engine's lock
@@ -45,7 +47,7 @@ typedef struct lv_job {
     int n_prompt, n_known;
     int max_draws; // tokens of the answer at most
     int limit;     // places that the sequence may hold
-    int *slots;    // [n_pictures] of images, -1: none held
+    int *slots;    // [n_pictures] of images, or an LV_SLOT_
     // In the decoder
     lv_sequence sequence;
     lv_path path;
@@ -141,6 +143,7 @@ struct lv_engine {
     lv_job **jobs;          // [n_jobs] all that have not ended, in order
     int n_jobs, max_jobs;
     uint64_t last_id, n_refused;
+    int n_callers; // threads in lv_engine_answer
     bool closes;
     lv_status broken; // the device has failed
     char *broken_reason;

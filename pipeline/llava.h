@@ -130,11 +130,11 @@ typedef struct lv_engine_options { // 0: the default
 } lv_engine_options;
 
 // One engine at a time for a model, which must outlive it. options may be NULL. LV_ELIMIT where the
-// memory is not enough for a single conversation of session_len.
+// memory is not enough for one block of keys and values; LV_EINVAL: an option.
 lv_status lv_engine_open(lv_model *model, const lv_engine_options *options,
                          lv_engine **out) LV_MUST_CHECK;
-// Cancels what is going on (on_done is called), waits for all threads. Not from a callback; accepts
-// NULL.
+// Cancels what is going on (on_done is called), waits for all threads, those in lv_engine_answer
+// too. Not from a callback; accepts NULL.
 void lv_engine_close(lv_engine *engine);
 
 // The rest may be called by any thread.

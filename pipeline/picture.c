@@ -2,6 +2,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "pipeline/internal.h"
@@ -142,9 +143,28 @@ static void settle(lv_picture *picture, lv_status status) {
     atomic_store(&picture->state, status == LV_OK ? LV_PICTURE_READY : LV_PICTURE_FAILED);
 }
 
+// Another thread may be fetching it for long. False where goes_on (may be NULL) says so meanwhile.
+static bool lock(lv_picture *picture, bool (*goes_on)(void *), void *user) {
+    for (;;) {
+        struct timespec until;
+        clock_gettime(CLOCK_REALTIME, &until);
+        until.tv_nsec += 50 * 1000 * 1000;
+        until.tv_sec += until.tv_nsec / 1000000000;
+        until.tv_nsec %= 1000000000;
+        if (pthread_mutex_timedlock(&picture->lock, &until) == 0) {
+            return true;
+        }
+        if (goes_on && !goes_on(user)) {
+            return false;
+        }
+    }
+}
+
 lv_status lv_picture_make(lv_picture *picture, bool (*goes_on)(void *), void *user) {
     lv_status status = LV_OK;
-    pthread_mutex_lock(&picture->lock);
+    if (!lock(picture, goes_on, user)) {
+        return lv_fail(LV_ECANCELLED, "the picture is no longer wanted");
+    }
     if (atomic_load(&picture->state) == LV_PICTURE_NOTED) {
         status = read_and_decode(picture, goes_on, user);
         settle(picture, status);

@@ -100,7 +100,7 @@ static lv_status copy_messages(const lv_request *request, lv_job *job) {
         LV_TRY(copy_text(message->role, &turn->role));
         LV_TRY(copy_text(message->text, &turn->text));
         for (int j = 0; j < message->n_pictures; j++) {
-            job->slots[job->n_pictures] = -1;
+            job->slots[job->n_pictures] = LV_SLOT_NONE;
             job->pictures[job->n_pictures++] = lv_picture_hold(message->pictures[j]);
         }
     }

@@ -36,12 +36,16 @@ static bool reuses(const lv_job *job) {
 
 // --- leaving -------------------------------------------------------------------------------------
 
+static void release_picture(lv_engine *e, lv_job *job, int index) {
+    if (job->slots[index] >= 0) {
+        lv_images_release(e->images, job->slots[index]);
+        job->slots[index] = LV_SLOT_LEFT;
+    }
+}
+
 static void release_pictures(lv_engine *e, lv_job *job) {
     for (int i = 0; i < job->n_pictures; i++) {
-        if (job->slots[i] >= 0) {
-            lv_images_release(e->images, job->slots[i]);
-            job->slots[i] = -1;
-        }
+        release_picture(e, job, i);
     }
 }
 
@@ -90,8 +94,21 @@ static void fail(lv_engine *e, lv_job *job, lv_status status) {
     lv_engine_end(e, job);
 }
 
+// One of several that fail for one reason, which the others' callbacks may have replaced.
+static void fail_for(lv_engine *e, lv_job *job, lv_status status, const char *reason) {
+    fail(e, job, lv_fail(status, "%s", reason ? reason : "out of memory"));
+}
+
 // All that run: a pass has failed, and nobody knows for whom it was good.
 static void fail_running(lv_engine *e, lv_status status) {
+    char *reason = strdup(lv_error());
+    if (status == LV_EDEVICE) { // before callbacks that ask anew
+        pthread_mutex_lock(&e->lock);
+        e->broken = status;
+        free(e->broken_reason);
+        e->broken_reason = strdup(lv_error());
+        pthread_mutex_unlock(&e->lock);
+    }
     for (int i = 0; i < e->n_rows; i++) {
         if (e->rows[i]) {
             e->rows[i]->row = -1; // one that has made room draws it again
@@ -99,15 +116,9 @@ static void fail_running(lv_engine *e, lv_status status) {
     }
     e->n_rows = e->n_next_rows = 0;
     while (e->n_running > 0) {
-        fail(e, e->running[e->n_running - 1], status);
+        fail_for(e, e->running[e->n_running - 1], status, reason);
     }
-    if (status == LV_EDEVICE) {
-        pthread_mutex_lock(&e->lock);
-        e->broken = status;
-        free(e->broken_reason);
-        e->broken_reason = strdup(lv_error());
-        pthread_mutex_unlock(&e->lock);
-    }
+    free(reason);
 }
 
 // Takes the youngest out of the decoder until n blocks are free. False where that was `job` itself.
@@ -178,7 +189,8 @@ static bool admit_one(lv_engine *e, lv_job *job) {
     if (status == LV_OK && reuses(job)) {
         reuse(e, job);
     }
-    const int n_blocks = blocks_for(job->n_known + 1) - job->sequence.n_blocks;
+    const int n_places = job->n_known < job->limit ? job->n_known + 1 : job->limit;
+    const int n_blocks = blocks_for(n_places) - job->sequence.n_blocks;
     const bool has_room =
         status != LV_OK || lv_prefix_make_room(e->prefix, n_blocks + e->n_running);
     if (status == LV_OK && has_room && reuses(job) && !job->was_admitted) {
@@ -186,7 +198,7 @@ static bool admit_one(lv_engine *e, lv_job *job) {
         status = lv_prefix_copy(e->prefix, &timeline, job->n_known - 1, &job->sequence, &job->path);
     }
     if (status == LV_OK && has_room) {
-        status = lv_sequence_reserve(e->cache, &job->sequence, job->n_known + 1);
+        status = lv_sequence_reserve(e->cache, &job->sequence, n_places);
     }
     if (status == LV_OK && has_room && !job->was_admitted) {
         status = lv_job_open_answer(e, job);
@@ -224,12 +236,16 @@ static bool find_image(lv_engine *e, lv_job *job, int index) {
     if (job->params.dump_dir) {
         return false;
     }
-    job->slots[index] = lv_images_find(e->images, &job->pictures[index]->id);
-    if (job->slots[index] >= 0) {
+    const int slot = lv_images_find(e->images, &job->pictures[index]->id);
+    if (slot < 0) {
+        return false;
+    }
+    if (job->slots[index] == LV_SLOT_NONE) {
         job->answer.n_reused_images++;
         e->stats.n_reused_images++;
     }
-    return job->slots[index] >= 0;
+    job->slots[index] = slot;
+    return true;
 }
 
 static bool is_wanted(const wanted *list, int n, const lv_picture *picture) {
@@ -288,6 +304,10 @@ static int n_at_hand(const lv_engine *e, const lv_job *job) {
     return reads_prompt(job) && end >= chunk_end(e, job) ? end - job->sequence.length : 0;
 }
 
+static bool waits_for_picture(const lv_engine *e, const lv_job *job) {
+    return reads_prompt(job) && n_at_hand(e, job) == 0;
+}
+
 static void note_encoded(lv_engine *e, const wanted *list, const int *slots, int n, double ms) {
     for (int i = 0; i < n; i++) {
         lv_job *job = list[i].job;
@@ -302,12 +322,50 @@ static void note_encoded(lv_engine *e, const wanted *list, const int *slots, int
     e->stats.encode_ms += ms;
 }
 
-// Encodes a batch of pictures once less than a pass of prompts is at hand.
+// Of a batch that cannot be seen those alone who want it, each once.
+static void fail_wanted(lv_engine *e, wanted *list, int n, lv_status status) {
+    char *reason = strdup(lv_error());
+    for (int i = 0; i < n; i++) {
+        lv_job *job = list[i].job;
+        for (int j = i + 1; job && j < n; j++) {
+            list[j].job = list[j].job == job ? NULL : list[j].job;
+        }
+        if (job) {
+            fail_for(e, job, status, reason);
+        }
+    }
+    free(reason);
+}
+
+// What --dump-tensors wants of pictures; a request whose files cannot be written fails alone.
+static void dump_pictures(lv_engine *e, wanted *list, lv_picture *const *pictures, const int *slots,
+                          int n) {
+    for (int i = 0; i < n; i++) {
+        lv_job *job = list[i].job;
+        const char *dump_dir = job ? job->params.dump_dir : NULL;
+        const lv_status status =
+            dump_dir ? lv_images_dump(e->images, pictures[i], list[i].index, slots[i], dump_dir)
+                     : LV_OK;
+        if (status == LV_EDEVICE) {
+            fail_running(e, status);
+            return;
+        }
+        if (status != LV_OK) {
+            for (int j = i + 1; j < n; j++) {
+                list[j].job = list[j].job == job ? NULL : list[j].job;
+            }
+            fail(e, job, status);
+        }
+    }
+}
+
+// Encodes a batch of pictures once less than a pass of prompts is at hand, those of younger ones
+// than the first who waits for a picture not counted.
 static void encode(lv_engine *e) {
     wanted list[MAX_WANTED];
     lv_picture *pictures[MAX_WANTED];
     int slots[MAX_WANTED], n = 0, n_tiles = 0, n_tokens = 0;
-    for (int i = 0; i < e->n_running; i++) {
+    for (int i = 0; i < e->n_running && !waits_for_picture(e, e->running[i]); i++) {
         n_tokens += n_at_hand(e, e->running[i]);
     }
     for (int i = 0; i < e->n_running && n_tokens < e->options.pass_tokens; i++) {
@@ -323,14 +381,12 @@ static void encode(lv_engine *e) {
     }
     const int n_done = lv_images_encode(e->images, pictures, n, slots, &status);
     note_encoded(e, list, slots, n_done, lv_now_ms() - start);
-    for (int i = 0; i < n_done && status == LV_OK; i++) {
-        const char *dump_dir = list[i].job->params.dump_dir;
-        if (dump_dir) {
-            status = lv_images_dump(e->images, pictures[i], list[i].index, slots[i], dump_dir);
-        }
-    }
-    if (status != LV_OK) {
+    if (status == LV_OK) {
+        dump_pictures(e, list, pictures, slots, n_done);
+    } else if (status == LV_EDEVICE) {
         fail_running(e, status);
+    } else {
+        fail_wanted(e, list, n, status);
     }
 }
 
@@ -352,8 +408,9 @@ static void add_decode(lv_engine *e, lv_job *job, int *n_rows) {
     if (at >= job->n_known && !(job->row >= 0 && lv_job_may_go_on(job))) {
         return; // its next token is not drawn yet, or needs no reading
     }
-    if (at % LV_KV_BLOCK == 0 && job->sequence.n_blocks == at / LV_KV_BLOCK &&
-        !make_room(e, job, 1)) {
+    // The block is taken at once: the next one of this pass looks for another.
+    if (job->sequence.n_blocks * LV_KV_BLOCK == at &&
+        (!make_room(e, job, 1) || lv_sequence_reserve(e->cache, &job->sequence, at + 1) != LV_OK)) {
         return;
     }
     lv_chunk *chunk = add_chunk(e, job, 1);
@@ -422,10 +479,8 @@ static void note_read(lv_engine *e, lv_job *job) {
     for (; job->n_read < n; job->n_read++) {
         const lv_place place = job->places[job->n_read];
         const int index = place.picture - 1;
-        if (index >= 0 && job->slots[index] >= 0 &&
-            place.value + 1 == job->pictures[index]->n_tokens) {
-            lv_images_release(e->images, job->slots[index]);
-            job->slots[index] = -1;
+        if (index >= 0 && place.value + 1 == job->pictures[index]->n_tokens) {
+            release_picture(e, job, index);
         }
     }
     if (reuses(job)) {
@@ -508,6 +563,7 @@ static bool draw(lv_engine *e) {
 static void take_tokens(lv_engine *e, bool is_drawing) {
     lv_backend *be = e->model->be;
     const lv_status drawn = is_drawing ? be->ops->collect(be, e->tokens, e->logprobs) : LV_OK;
+    char *reason = drawn != LV_OK ? strdup(lv_error()) : NULL;
     if (drawn == LV_EDEVICE) {
         fail_running(e, drawn);
     }
@@ -518,17 +574,19 @@ static void take_tokens(lv_engine *e, bool is_drawing) {
             continue;
         }
         job->row = -1;
-        lv_status status = drawn;
-        if (status == LV_OK) {
-            e->stats.n_tokens++;
-            status = lv_job_take(e, job, e->tokens[i], e->logprobs[i], &ended);
+        if (drawn != LV_OK) {
+            fail_for(e, job, drawn, reason);
+            continue;
         }
+        e->stats.n_tokens++;
+        const lv_status status = lv_job_take(e, job, e->tokens[i], e->logprobs[i], &ended);
         if (status != LV_OK) {
             fail(e, job, status);
         } else if (ended) {
             lv_engine_end(e, job);
         }
     }
+    free(reason);
     e->n_rows = 0;
 }
 

@@ -109,7 +109,7 @@ static void axis_free(lv_axis *axis) {
 }
 
 // Outputs [from, from + n) of an axis of n_in inputs resized to n_out; the picture covers [left,
-// right) of the inputs.
+// right) of the inputs. The caller frees the axis, also where this fails.
 static lv_status axis_make(int n_in, int64_t n_out, int from, int n, int left, int right,
                            lv_axis *axis) {
     double scale = (double)n_in / (double)n_out;
@@ -132,7 +132,6 @@ static lv_status axis_make(int n_in, int64_t n_out, int from, int n, int left, i
     }
     free(w);
     if (!enough) {
-        axis_free(axis);
         return lv_fail(LV_ENOMEM, "resize: no memory for %zu weights", n_weights);
     }
     return LV_OK;
