@@ -189,11 +189,10 @@ lv_status lv_file_write_atomic(const char *link, const void *data, size_t n_byte
     if (status != LV_OK) {
         goto done;
     }
-    LV_TRY_DONE(write_all(fd, temporary, data, n_bytes));
-    if (stat(path, &old) == 0 && fchmod(fd, old.st_mode & 07777) != 0 && errno != EPERM) {
-        status = fail_errno("cannot set the mode of", temporary);
-        goto done;
+    if (stat(path, &old) == 0) {
+        (void)!fchmod(fd, old.st_mode & 07777); // some file systems have no modes
     }
+    LV_TRY_DONE(write_all(fd, temporary, data, n_bytes));
     if (fsync(fd) != 0) {
         status = fail_errno("cannot sync", temporary);
         goto done;

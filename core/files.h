@@ -41,7 +41,7 @@ void lv_file_unmap(lv_mapping *mapping);
 void lv_mapped_copy(void *to, const void *from, size_t n_bytes);
 
 // Writes temporary file, fsync, rename: readers see the old file or the whole new one, which has
-// its mode. What a link names is written, the link stays. LV_EFULL: no room on the disk.
+// its mode. What a link names is replaced, the link stays. LV_EFULL: no room on the disk.
 lv_status lv_file_write_atomic(const char *path, const void *data, size_t n_bytes) LV_MUST_CHECK;
 
 // NumPy .npy version 1.0, little-endian, C order: f32, f16, i32, i64, u8. `load` is for tests and

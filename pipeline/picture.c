@@ -2,7 +2,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "pipeline/internal.h"
@@ -145,19 +144,13 @@ static void settle(lv_picture *picture, lv_status status) {
 
 // Another thread may be fetching it for long. False where goes_on (may be NULL) says so meanwhile.
 static bool lock(lv_picture *picture, bool (*goes_on)(void *), void *user) {
-    for (;;) {
-        struct timespec until;
-        clock_gettime(CLOCK_REALTIME, &until);
-        until.tv_nsec += 50 * 1000 * 1000;
-        until.tv_sec += until.tv_nsec / 1000000000;
-        until.tv_nsec %= 1000000000;
-        if (pthread_mutex_timedlock(&picture->lock, &until) == 0) {
-            return true;
-        }
+    while (pthread_mutex_trylock(&picture->lock) != 0) {
         if (goes_on && !goes_on(user)) {
             return false;
         }
+        usleep(10000);
     }
+    return true;
 }
 
 lv_status lv_picture_make(lv_picture *picture, bool (*goes_on)(void *), void *user) {

@@ -102,10 +102,9 @@ static void fail_for(lv_engine *e, lv_job *job, lv_status status, const char *re
 // All that run: a pass has failed, and nobody knows for whom it was good.
 static void fail_running(lv_engine *e, lv_status status) {
     char *reason = strdup(lv_error());
-    if (status == LV_EDEVICE) { // before callbacks that ask anew
+    if (status == LV_EDEVICE && !e->broken) { // before callbacks that ask anew
         pthread_mutex_lock(&e->lock);
         e->broken = status;
-        free(e->broken_reason);
         e->broken_reason = strdup(lv_error());
         pthread_mutex_unlock(&e->lock);
     }
@@ -611,6 +610,9 @@ void lv_engine_step(lv_engine *e) {
             is_launched = launch(e);
         }
         take_tokens(e, is_drawing);
+    }
+    if (e->broken) {
+        return; // what is ready is refused
     }
     admit(e);
     encode(e);

@@ -41,12 +41,13 @@ char *shard_path(const char *path, lv_shard shard);
 
 typedef struct table table;
 
+bool is_file(int fd, const char *path); // whether the name is that of the file that is open
+
 // Opens or creates FILE.jsonl or FILE.csv for this process alone, or this shard's own part of it,
 // cuts off a last record that a killed run left torn, and reads which sources the file and the
 // other parts hold (not with `overwrite`). NULL after complaining.
 table *table_open(const char *path, lv_shard shard, bool overwrite);
 bool table_has(const table *t, const char *source);
-bool table_is(const table *t, int fd); // whether it is the same file
 // Appends one record; on a failure nothing of it stays, and the reason is lv_error's.
 lv_status table_put(table *t, const describe_input *input, const lv_picture_info *info,
                     const lv_answer *answer) LV_MUST_CHECK;

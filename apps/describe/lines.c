@@ -115,10 +115,8 @@ static size_t next_csv(const char *data, size_t n_bytes, char **out_source, bool
     }
     size_t n_last = n_bytes - last;
     n_last -= n_last > 0 && data[n_bytes - 1] == '\r';
-    // A person's editor may have left the last line without its end; a torn number misses digits.
-    bool whole =
-        end < n_bytes || (n_fields == CSV_FIELDS && n_last > 3 && is_number(data + last, n_last) &&
-                          data[last + n_last - 3] == '.');
+    // A person's editor may have left the last line without its end, or a number is torn.
+    bool whole = end < n_bytes || (n_fields == CSV_FIELDS && is_number(data + last, n_last));
     const bool is_blank = n_fields == 1 && (n_source == 0 || (n_source == 1 && data[0] == '\r'));
     *out_bad = whole ? n_fields != CSV_FIELDS && !is_blank : ends_record(data, n_bytes);
     *out_source = whole && !is_blank && !*out_bad ? unquote(data, n_source) : NULL;

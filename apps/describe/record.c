@@ -50,15 +50,21 @@ char *record_target(const describe_options *options, const char *source) {
 }
 
 // Begins the list of failures anew; -1 after complaining.
-static int open_failures(const describe_options *options, const table *output) {
+static int open_failures(const describe_options *options) {
+    const char *const others[] = {options->output, options->files_from, options->json_schema};
     char *path = shard_path(options->failures, options->shard);
     int fd = path ? open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666) : -1;
     const char *reason = NULL;
     if (fd < 0) {
         reason = strerror(path ? errno : ENOMEM);
-    } else if (output && table_is(output, fd)) { // by another name
-        reason = "is the file of --output";
-    } else if (ftruncate(fd, 0) != 0 && errno != EINVAL) { // a pipe or a terminal has no size
+    }
+    for (int i = 0; i < 3 && !reason; i++) { // by whatever name
+        char *other =
+            others[i] ? i == 0 ? shard_path(others[i], options->shard) : strdup(others[i]) : NULL;
+        reason = other && is_file(fd, other) ? "is what another option names" : NULL;
+        free(other);
+    }
+    if (!reason && ftruncate(fd, 0) != 0 && errno != EINVAL) { // a pipe or a terminal has no size
         reason = strerror(errno);
     }
     if (reason) {
@@ -79,7 +85,7 @@ int recorder_open(const describe_options *options, recorder *out) {
             return EXIT_USAGE;
         }
     }
-    out->failures = options->failures ? open_failures(options, out->table) : -1;
+    out->failures = options->failures ? open_failures(options) : -1;
     if (options->failures && out->failures < 0) {
         recorder_close(out);
         return EXIT_USAGE;
@@ -141,6 +147,9 @@ static char *join(const char *first, const char *second) {
 // Whether `old` ends (or begins) with the caption as join() would have put it there.
 static bool has_already(const describe_options *options, const char *old, const char *caption) {
     size_t n = strlen(old), n_caption = strlen(caption);
+    while (n_caption > 0 && isspace((unsigned char)caption[n_caption - 1])) {
+        n_caption--; // as was done to `old`
+    }
     if (n < n_caption) {
         return false;
     }
@@ -179,7 +188,9 @@ static lv_status put_sidecar(const describe_options *options, const char *path, 
     }
     if ((options->append || options->prepend) && access(path, F_OK) == 0) {
         LV_TRY_DONE(lv_file_read(path, SIDECAR_MAX_BYTES, &file));
-        if (file.n_bytes && memchr(file.data, 0, file.n_bytes)) {
+        if (file.n_bytes > 1 &&
+            (memchr(file.data, 0, file.n_bytes) || !memcmp(file.data, "\xFF\xFE", 2) ||
+             !memcmp(file.data, "\xFE\xFF", 2))) { // UTF-16
             status = lv_fail(LV_EINVAL, "%s: is not UTF-8 text", path);
             goto done;
         }

@@ -30,9 +30,9 @@ struct table {
     int fd;        // locked; -1: none
     off_t n_bytes; // all of whole records
     time_t synced;
-    bool overwrite;
-    off_t n_old;   // with overwrite: where this run's records begin
-    name_set done; // sources that have a record, with overwrite one of this run
+    bool overwrite, is_lost; // is_lost: what was written is not there, which was said
+    off_t n_old;             // where this run's records begin
+    name_set done;           // sources that had a record before
 };
 
 static bool is_csv_name(const char *path) {
@@ -40,7 +40,7 @@ static bool is_csv_name(const char *path) {
     return n >= 4 && !strcasecmp(path + n - 4, ".csv");
 }
 
-static bool is_file(int fd, const char *path) {
+bool is_file(int fd, const char *path) {
     struct stat open = {0}, named = {0};
     return fstat(fd, &open) == 0 && stat(path, &named) == 0 && named.st_ino == open.st_ino &&
            named.st_dev == open.st_dev;
@@ -279,10 +279,6 @@ bool table_has(const table *t, const char *source) {
     return names_have(&t->done, source);
 }
 
-bool table_is(const table *t, int fd) {
-    return is_file(fd, t->path);
-}
-
 static char *json_record(const describe_input *input, const lv_picture_info *info,
                          const lv_answer *answer) {
     const describe_input named = {.source = input->source, .label = input->source}; // in full
@@ -302,16 +298,12 @@ lv_status table_put(table *t, const describe_input *input, const lv_picture_info
     }
     bool ok = append(t, line);
     free(line);
-    if (ok && t->overwrite) {
-        char *source = clean_utf8(input->source);
-        names_add(&t->done, source ? source : input->source, "");
-        free(source);
-    }
     time_t now = time(NULL);
     if (ok && now - t->synced >= SYNC_SECONDS) { // more would wait for the disk, not for the model
         t->synced = now;
         ok = fsync(t->fd) == 0;
-        if (ok && !is_file(t->fd, t->path)) {
+        t->is_lost = !ok || !is_file(t->fd, t->path);
+        if (ok && t->is_lost) {
             return lv_fail(LV_EIO, "%s: %s", t->path, replaced);
         }
     }
@@ -319,16 +311,25 @@ lv_status table_put(table *t, const describe_input *input, const lv_picture_info
 }
 
 typedef struct keeper {
-    const table *table;
-    off_t at; // of the record to come
+    off_t n_old, at; // of the record to come
+    name_set renewed;
     lv_buffer kept;
     lv_status status;
 } keeper;
 
+// What the file holds counts, not what was written: others may have written in it meanwhile.
+static void note_new(void *user, const char *source, const char *data, size_t n_bytes) {
+    keeper *k = user;
+    (void)data;
+    if (source && k->at >= k->n_old) {
+        names_add(&k->renewed, source, "");
+    }
+    k->at += (off_t)n_bytes;
+}
+
 static void keep(void *user, const char *source, const char *data, size_t n_bytes) {
     keeper *k = user;
-    const table *t = k->table;
-    if (k->status == LV_OK && !(source && k->at < t->n_old && names_have(&t->done, source))) {
+    if (k->status == LV_OK && !(source && k->at < k->n_old && names_have(&k->renewed, source))) {
         k->status = lv_buffer_append(&k->kept, data, n_bytes);
     }
     k->at += (off_t)n_bytes;
@@ -336,10 +337,12 @@ static void keep(void *user, const char *source, const char *data, size_t n_byte
 
 // Takes out the old records of what this run described. False after complaining.
 static bool drop_old(table *t) {
-    keeper k = {.table = t, .kept = {.max_bytes = TABLE_MAX_BYTES}};
+    keeper k = {.n_old = t->n_old, .kept = {.max_bytes = TABLE_MAX_BYTES}};
     lv_buffer file = {0};
     size_t whole = 0;
-    bool ok = read_file(t->path, &file) && scan(t->path, t->is_csv, &file, &whole, keep, &k);
+    bool ok = read_file(t->path, &file) && scan(t->path, t->is_csv, &file, &whole, note_new, &k);
+    k.at = 0;
+    ok = ok && scan(t->path, t->is_csv, &file, &whole, keep, &k);
     if (ok && k.status == LV_OK && k.kept.n_bytes < file.n_bytes) {
         k.status = lv_file_write_atomic(t->path, k.kept.data, k.kept.n_bytes);
     }
@@ -348,19 +351,20 @@ static bool drop_old(table *t) {
     }
     lv_buffer_free(&file);
     lv_buffer_free(&k.kept);
+    names_free(&k.renewed);
     return ok && k.status == LV_OK;
 }
 
 bool table_close(table *t) {
     bool ok = true;
     if (t) {
-        ok = fsync(t->fd) == 0;
-        if (!ok) {
+        ok = !t->is_lost && fsync(t->fd) == 0;
+        if (!ok && !t->is_lost) {
             complain(t->path, "%s", strerror(errno));
-        } else if (!is_file(t->fd, t->path)) {
+        } else if (ok && !is_file(t->fd, t->path)) {
             complain(t->path, "%s", replaced);
             ok = false;
-        } else if (names_count(&t->done) > 0 && t->overwrite) {
+        } else if (ok && t->overwrite && t->n_bytes > t->n_old) {
             ok = drop_old(t);
         }
         table_free(t);

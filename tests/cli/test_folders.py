@@ -217,6 +217,15 @@ class Files(Folders):
             self.write("good.txt", old.encode())
             self.good("--sidecar", "txt", option, "good.png")
             self.assertEqual(self.read("good.txt"), new)
+        for option, joined in (("--append", f"tag {caption}, \n"), ("--prepend", f"{caption},  tag\n")):
+            self.write("good.txt", b"tag")
+            for _ in range(3):
+                self.good("--sidecar", "txt", option, "--suffix", ", ", "good.png")
+                self.assertEqual(self.read("good.txt"), joined)
+                joined = joined.replace(", \n", ",\n")  # as a run again leaves it
+        self.write("good.txt", "\u72ac\u3001".encode("utf-16"))
+        result = self.describe("--sidecar", "txt", "--append", "good.png")
+        self.assertEqual((result.status, len(result.errors)), (1, 1), result.err)
         self.write("good.txt", "other".encode("utf-16"))
         for option in ("--append", "--prepend"):
             result = self.describe("--sidecar", "txt", option, "good.png")
@@ -293,7 +302,8 @@ class Files(Folders):
         cells = rows[2].split(",", 2)
         quote = "\r\n".join([*rows[:2], f'{cells[0]},a 5" nail,{cells[2]}', *rows[3:]])
         last = "\r\n".join([*rows[:4], "photos/e.Png,mine," + rows[4].split(",", 2)[2]])
-        for name, text in (("q.csv", quote), ("q.csv", whole.replace("\r\n", "\n")),
+        number = last[:-1]  # as "0.5" for "0.50"
+        for name, text in (("q.csv", number), ("q.csv", quote), ("q.csv", whole.replace("\r\n", "\n")),
                            ("q.csv", "\ufeff" + whole), ("q.csv", last),
                            ("q.csv", quote.replace("\r\n", "\n")), ("q.jsonl", "\ufeff" + lines),
                            ("q.jsonl", lines.replace("\n", "\r\n")), ("q.jsonl", lines[:-1])):
@@ -414,6 +424,9 @@ class Failures(Folders):
         result = self.describe("--sidecar", ".txt", "--failures", *self.names)
         self.assertEqual((result.status, len(result.errors)), (2, 1), result.err)
         self.assertGreater(os.path.getsize(os.path.join(self.dir, self.names[0])), 0)
+        self.write("todo.txt", b"good.png\n")
+        result = self.describe("--files-from", "todo.txt", "--failures", "./todo.txt")
+        self.assertEqual((result.status, self.read("todo.txt")), (2, "good.png\n"), result.err)
         self.write("list.tsv", b"of an earlier run\n")
         self.good("--sidecar", ".txt", "--failures", "list.tsv", "photos")
         self.assertEqual(self.read("list.tsv"), "")
@@ -577,6 +590,18 @@ class Ends(Folders):
             texts = self.captions(name)
             self.assertEqual(set(texts), set(names))
             self.assertFalse([text for text in texts.values() if text.startswith("old ")])
+
+    def test_overwrite_of_a_file_emptied_meanwhile(self):
+        names = self.many()[:40]
+        self.good("--output", "o.jsonl", "--prefix", "old ", *names)
+        n_bytes = os.path.getsize(os.path.join(self.dir, "o.jsonl"))
+        process = self.begun("o.jsonl", "-q", "--max-tokens", "200", "--output", "o.jsonl",
+                             "--overwrite", *names, n_bytes=n_bytes)
+        self.write("o.jsonl", b"")
+        self.assertEqual(process.wait(SECONDS), 0)
+        texts = self.captions("o.jsonl")
+        self.assertGreater(len(texts), 20)
+        self.assertFalse([text for text in texts.values() if text.startswith("old ")])
 
     def test_output_replaced_meanwhile(self):
         names = self.many()[:40]
