@@ -3,10 +3,6 @@
 
 #include "llm/model.h"
 
-static int blocks_for(int n_tokens) {
-    return (n_tokens + LV_KV_BLOCK - 1) / LV_KV_BLOCK;
-}
-
 size_t lv_cache_block_bytes(const lv_llm *llm, lv_dtype kv_dtype) {
     const lv_text_config *c = &llm->config;
     return llm->be->ops->kv_block_bytes(llm->be, c->n_layers, c->n_kv_heads, c->head_dim, kv_dtype);
@@ -77,7 +73,7 @@ lv_status lv_sequence_open(const lv_llm *llm, int limit, const lv_rope_config *s
         return lv_fail(LV_EINVAL, "a sequence of at most %d tokens; expected 1 to %d", limit,
                        1 << 24);
     }
-    lv_sequence s = {.limit = limit, .capacity = blocks_for(limit)};
+    lv_sequence s = {.limit = limit, .capacity = lv_kv_blocks(limit)};
     // All block numbers it can ever hold, so that a decode step allocates nothing.
     s.blocks = malloc((size_t)s.capacity * sizeof *s.blocks);
     s.inv_freq = malloc((size_t)(llm->config.head_dim / 2) * sizeof *s.inv_freq);
@@ -107,15 +103,15 @@ void lv_sequence_truncate(lv_cache *cache, lv_sequence *sequence, int length) {
     if (length < sequence->length) {
         sequence->length = length;
     }
-    int n_kept = blocks_for(sequence->length);
+    int n_kept = lv_kv_blocks(sequence->length);
     while (sequence->n_blocks > n_kept) {
         lv_cache_release(cache, sequence->blocks[--sequence->n_blocks]);
     }
 }
 
 lv_status lv_sequence_reserve(lv_cache *cache, lv_sequence *sequence, int length) {
-    int n_needed = blocks_for(length) - sequence->n_blocks;
-    if (blocks_for(length) > sequence->capacity) {
+    int n_needed = lv_kv_blocks(length) - sequence->n_blocks;
+    if (lv_kv_blocks(length) > sequence->capacity) {
         return lv_fail(LV_EINVAL, "a sequence of at most %d tokens cannot hold %d", sequence->limit,
                        length);
     }

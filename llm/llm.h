@@ -30,6 +30,9 @@ typedef struct lv_cache lv_cache;
 lv_status lv_cache_create(lv_llm *llm, int n_blocks, lv_dtype kv_dtype,
                           lv_cache **out) LV_MUST_CHECK;
 void lv_cache_free(lv_cache *cache);
+static inline int lv_kv_blocks(int n_tokens) { // that they take
+    return (n_tokens + LV_KV_BLOCK - 1) / LV_KV_BLOCK;
+}
 size_t lv_cache_block_bytes(const lv_llm *llm, lv_dtype kv_dtype);
 int lv_cache_free_blocks(const lv_cache *cache);
 // Blocks are counted: one is free again once all who hold it have released it. What several

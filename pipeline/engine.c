@@ -10,15 +10,11 @@ enum { MAX_SEQUENCES = 256, MAX_QUEUE = 1 << 20, MAX_WORKERS = 64 };
 
 // --- memory --------------------------------------------------------------------------------------
 
-static int blocks_for(int n_tokens) {
-    return (n_tokens + LV_KV_BLOCK - 1) / LV_KV_BLOCK;
-}
-
 // How many blocks the options grant.
 static lv_status count_blocks(const lv_engine *e, int *out) {
     const lv_engine_options *o = &e->options;
     lv_backend *be = e->model->be;
-    const size_t session = (size_t)blocks_for(e->model->session_len);
+    const size_t session = (size_t)lv_kv_blocks(e->model->session_len);
     const size_t most = session * (size_t)o->max_sequences;
     size_t n = o->kv_bytes / e->block_bytes;
     if (!o->kv_bytes) {
@@ -91,7 +87,7 @@ static void fill_options(lv_engine *e) {
     const int most = (e->max_pass_tokens - o->max_sequences) / LV_KV_BLOCK * LV_KV_BLOCK;
     o->chunk_tokens = or_default(o->chunk_tokens, is_gpu ? most : 512);
     o->chunk_tokens = o->chunk_tokens < most ? o->chunk_tokens : most;
-    o->chunk_tokens = blocks_for(o->chunk_tokens) * LV_KV_BLOCK;
+    o->chunk_tokens = lv_kv_blocks(o->chunk_tokens) * LV_KV_BLOCK;
     o->pass_tokens = or_default(o->pass_tokens, o->chunk_tokens);
     e->tiles_per_step = is_gpu ? 16 : 4;
     e->max_jobs = o->max_sequences + o->queue_length;

@@ -13,10 +13,6 @@
 
 #include "pipeline/engine.h"
 
-static int blocks_for(int n_tokens) {
-    return (n_tokens + LV_KV_BLOCK - 1) / LV_KV_BLOCK;
-}
-
 static lv_timeline timeline_of(const lv_job *job) {
     return (lv_timeline){job->places, job->pictures};
 }
@@ -89,19 +85,17 @@ void lv_engine_end(lv_engine *e, lv_job *job) {
     lv_engine_hand_over(e, job);
 }
 
+// The reason stays in lv_error for the next one, whatever this one's callback does.
 static void fail(lv_engine *e, lv_job *job, lv_status status) {
+    char *reason = strdup(lv_error());
     lv_job_fail(job, status);
     lv_engine_end(e, job);
-}
-
-// One of several that fail for one reason, which the others' callbacks may have replaced.
-static void fail_for(lv_engine *e, lv_job *job, lv_status status, const char *reason) {
-    fail(e, job, lv_fail(status, "%s", reason ? reason : "out of memory"));
+    (void)!lv_fail(status, "%s", reason ? reason : "out of memory");
+    free(reason);
 }
 
 // All that run: a pass has failed, and nobody knows for whom it was good.
 static void fail_running(lv_engine *e, lv_status status) {
-    char *reason = strdup(lv_error());
     if (status == LV_EDEVICE && !e->broken) { // before callbacks that ask anew
         pthread_mutex_lock(&e->lock);
         e->broken = status;
@@ -115,9 +109,8 @@ static void fail_running(lv_engine *e, lv_status status) {
     }
     e->n_rows = e->n_next_rows = 0;
     while (e->n_running > 0) {
-        fail_for(e, e->running[e->n_running - 1], status, reason);
+        fail(e, e->running[e->n_running - 1], status);
     }
-    free(reason);
 }
 
 // Takes the youngest out of the decoder until n blocks are free. False where that was `job` itself.
@@ -189,7 +182,7 @@ static bool admit_one(lv_engine *e, lv_job *job) {
         reuse(e, job);
     }
     const int n_places = job->n_known < job->limit ? job->n_known + 1 : job->limit;
-    const int n_blocks = blocks_for(n_places) - job->sequence.n_blocks;
+    const int n_blocks = lv_kv_blocks(n_places) - job->sequence.n_blocks;
     const bool has_room =
         status != LV_OK || lv_prefix_make_room(e->prefix, n_blocks + e->n_running);
     if (status == LV_OK && has_room && reuses(job) && !job->was_admitted) {
@@ -303,10 +296,6 @@ static int n_at_hand(const lv_engine *e, const lv_job *job) {
     return reads_prompt(job) && end >= chunk_end(e, job) ? end - job->sequence.length : 0;
 }
 
-static bool waits_for_picture(const lv_engine *e, const lv_job *job) {
-    return reads_prompt(job) && n_at_hand(e, job) == 0;
-}
-
 static void note_encoded(lv_engine *e, const wanted *list, const int *slots, int n, double ms) {
     for (int i = 0; i < n; i++) {
         lv_job *job = list[i].job;
@@ -321,51 +310,25 @@ static void note_encoded(lv_engine *e, const wanted *list, const int *slots, int
     e->stats.encode_ms += ms;
 }
 
-// Of a batch that cannot be seen those alone who want it, each once.
-static void fail_wanted(lv_engine *e, wanted *list, int n, lv_status status) {
-    char *reason = strdup(lv_error());
+// Fails one who wants pictures, alone.
+static void fail_wanted(lv_engine *e, wanted *list, int n, lv_job *job, lv_status status) {
     for (int i = 0; i < n; i++) {
-        lv_job *job = list[i].job;
-        for (int j = i + 1; job && j < n; j++) {
-            list[j].job = list[j].job == job ? NULL : list[j].job;
-        }
-        if (job) {
-            fail_for(e, job, status, reason);
-        }
+        list[i].job = list[i].job == job ? NULL : list[i].job;
     }
-    free(reason);
+    fail(e, job, status);
 }
 
-// What --dump-tensors wants of pictures; a request whose files cannot be written fails alone.
-static void dump_pictures(lv_engine *e, wanted *list, lv_picture *const *pictures, const int *slots,
-                          int n) {
-    for (int i = 0; i < n; i++) {
-        lv_job *job = list[i].job;
-        const char *dump_dir = job ? job->params.dump_dir : NULL;
-        const lv_status status =
-            dump_dir ? lv_images_dump(e->images, pictures[i], list[i].index, slots[i], dump_dir)
-                     : LV_OK;
-        if (status == LV_EDEVICE) {
-            fail_running(e, status);
-            return;
-        }
-        if (status != LV_OK) {
-            for (int j = i + 1; j < n; j++) {
-                list[j].job = list[j].job == job ? NULL : list[j].job;
-            }
-            fail(e, job, status);
-        }
-    }
-}
-
-// Encodes a batch of pictures once less than a pass of prompts is at hand, those of younger ones
-// than the first who waits for a picture not counted.
+// Encodes a batch once who is older than the first that waits for one has less than a pass at hand.
 static void encode(lv_engine *e) {
     wanted list[MAX_WANTED];
     lv_picture *pictures[MAX_WANTED];
     int slots[MAX_WANTED], n = 0, n_tiles = 0, n_tokens = 0;
-    for (int i = 0; i < e->n_running && !waits_for_picture(e, e->running[i]); i++) {
-        n_tokens += n_at_hand(e, e->running[i]);
+    for (int i = 0; i < e->n_running; i++) {
+        const int n_new = n_at_hand(e, e->running[i]);
+        if (n_new == 0 && reads_prompt(e->running[i])) {
+            break;
+        }
+        n_tokens += n_new;
     }
     for (int i = 0; i < e->n_running && n_tokens < e->options.pass_tokens; i++) {
         n = want_pictures(e, e->running[i], list, n, &n_tiles);
@@ -380,12 +343,20 @@ static void encode(lv_engine *e) {
     }
     const int n_done = lv_images_encode(e->images, pictures, n, slots, &status);
     note_encoded(e, list, slots, n_done, lv_now_ms() - start);
-    if (status == LV_OK) {
-        dump_pictures(e, list, pictures, slots, n_done);
-    } else if (status == LV_EDEVICE) {
-        fail_running(e, status);
-    } else {
-        fail_wanted(e, list, n, status);
+    for (int i = 0; i < n; i++) {
+        lv_job *job = list[i].job; // NULL: it has failed
+        lv_status of_job = status;
+        if (job && i < n_done && job->params.dump_dir) {
+            of_job = lv_images_dump(e->images, pictures[i], list[i].index, slots[i],
+                                    job->params.dump_dir);
+        }
+        if (of_job == LV_EDEVICE) {
+            fail_running(e, of_job);
+            return;
+        }
+        if (job && of_job != LV_OK) {
+            fail_wanted(e, list, n, job, of_job);
+        }
     }
 }
 
@@ -562,7 +533,6 @@ static bool draw(lv_engine *e) {
 static void take_tokens(lv_engine *e, bool is_drawing) {
     lv_backend *be = e->model->be;
     const lv_status drawn = is_drawing ? be->ops->collect(be, e->tokens, e->logprobs) : LV_OK;
-    char *reason = drawn != LV_OK ? strdup(lv_error()) : NULL;
     if (drawn == LV_EDEVICE) {
         fail_running(e, drawn);
     }
@@ -573,19 +543,17 @@ static void take_tokens(lv_engine *e, bool is_drawing) {
             continue;
         }
         job->row = -1;
-        if (drawn != LV_OK) {
-            fail_for(e, job, drawn, reason);
-            continue;
+        lv_status status = drawn;
+        if (status == LV_OK) {
+            e->stats.n_tokens++;
+            status = lv_job_take(e, job, e->tokens[i], e->logprobs[i], &ended);
         }
-        e->stats.n_tokens++;
-        const lv_status status = lv_job_take(e, job, e->tokens[i], e->logprobs[i], &ended);
         if (status != LV_OK) {
             fail(e, job, status);
         } else if (ended) {
             lv_engine_end(e, job);
         }
     }
-    free(reason);
     e->n_rows = 0;
 }
 

@@ -9,10 +9,6 @@
 #define N_WARM_UP 4                           // steps; a graph is recorded at the second
 #define ROOM_FOR_WORK_BYTES ((size_t)3 << 30) // that a full GPU leaves to context and work space
 
-static int blocks_for(int n_tokens) {
-    return (n_tokens + LV_KV_BLOCK - 1) / LV_KV_BLOCK;
-}
-
 // --- operations ---------------------------------------------------------------------------------
 
 // Of the linears for one token, without the head.
@@ -99,7 +95,7 @@ lv_status bench_run_prefill(bench *b) {
         longest = prompts->values[i] > longest ? prompts->values[i] : longest;
     }
     LV_TRY(
-        lv_cache_create(b->llm, blocks_for(longest), (lv_dtype)b->options->kv.values[0], &cache));
+        lv_cache_create(b->llm, lv_kv_blocks(longest), (lv_dtype)b->options->kv.values[0], &cache));
     lv_status status = LV_OK;
     for (int i = 0; i < prompts->n && status == LV_OK; i++) {
         status = prefill_tokens(b, cache, prompts->values[i]);
@@ -190,7 +186,7 @@ static int tokens_needed(const bench *b, int context) {
 }
 
 static size_t blocks_needed(const bench *b, int batch, int context) {
-    return (size_t)batch * (size_t)blocks_for(tokens_needed(b, context));
+    return (size_t)batch * (size_t)lv_kv_blocks(tokens_needed(b, context));
 }
 
 // Seconds of each of n_decode steps of `batch` sequences with `context` tokens each.
