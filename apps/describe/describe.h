@@ -117,6 +117,8 @@ bool interrupted(void);
 // Text with malformed UTF-8 replaced by U+FFFD. The caller frees it.
 char *clean_utf8(const char *text);
 char *clean_line(const char *text); // without control characters too, on one line: for terminals
+// Bytes of the byte order mark that Windows' editors put before UTF-8: 3 or none.
+size_t mark_length(const char *data, size_t n_bytes);
 
 // --- answers
 

@@ -174,9 +174,7 @@ static int take_list(gathering *g) {
         lv_buffer_free(&buffer);
         return EXIT_USAGE;
     }
-    if (end == '\n' && buffer.n_bytes >= 3 && !memcmp(at, "\xEF\xBB\xBF", 3)) {
-        at += 3; // the mark that Windows' editors leave
-    }
+    at += end == '\n' ? mark_length(at, buffer.n_bytes) : 0;
     while (at < last) {
         const char *stop = memchr(at, end, (size_t)(last - at));
         stop = stop ? stop : last;

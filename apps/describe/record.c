@@ -51,7 +51,8 @@ char *record_target(const describe_options *options, const char *source) {
 
 // Begins the list of failures anew; -1 after complaining.
 static int open_failures(const describe_options *options) {
-    const char *const others[] = {options->output, options->files_from, options->json_schema};
+    char *output = options->output ? shard_path(options->output, options->shard) : NULL;
+    const char *const others[] = {output, options->files_from, options->json_schema};
     char *path = shard_path(options->failures, options->shard);
     int fd = path ? open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666) : -1;
     const char *reason = NULL;
@@ -59,10 +60,7 @@ static int open_failures(const describe_options *options) {
         reason = strerror(path ? errno : ENOMEM);
     }
     for (int i = 0; i < 3 && !reason; i++) { // by whatever name
-        char *other =
-            others[i] ? i == 0 ? shard_path(others[i], options->shard) : strdup(others[i]) : NULL;
-        reason = other && is_file(fd, other) ? "is what another option names" : NULL;
-        free(other);
+        reason = others[i] && is_file(fd, others[i]) ? "is what another option names" : NULL;
     }
     if (!reason && ftruncate(fd, 0) != 0 && errno != EINVAL) { // a pipe or a terminal has no size
         reason = strerror(errno);
@@ -73,6 +71,7 @@ static int open_failures(const describe_options *options) {
             close(fd);
         }
     }
+    free(output);
     free(path);
     return reason ? -1 : fd;
 }
@@ -164,7 +163,7 @@ static bool has_already(const describe_options *options, const char *old, const 
 static char *merged(const describe_options *options, const lv_buffer *file, const char *caption) {
     size_t n = file->n_bytes;
     const char *old = (const char *)file->data;
-    const size_t n_mark = n >= 3 && !memcmp(old, "\xEF\xBB\xBF", 3) ? 3 : 0;
+    const size_t n_mark = mark_length(old, n);
     while (n > n_mark && isspace((unsigned char)old[n - 1])) {
         n--;
     }

@@ -2,8 +2,8 @@
 //
 // A record is one write, so that a killed run leaves at most its last one torn, which the next run
 // cuts off. With --overwrite the old records go last of all, when the new ones are there. Shards
-// write a file each and read all of them: no lock is waited for, and a run in
-// another number of parts goes on where the last one stopped.
+// write a file each and read all of them: no lock is waited for, and a run in another number of
+// parts goes on where the last one stopped.
 #include "folders.h"
 
 #include <dirent.h>
@@ -71,10 +71,10 @@ static int open_locked(const char *path) {
     }
 }
 
-// Bytes of what comes before the first record: a byte order mark, which Windows' editors leave, and
-// a CSV's header, whose line may end as other programs end it. 0 where it is torn.
+// Bytes of what comes before the first record: a byte order mark, and a CSV's header, whose line
+// may end as other programs end it. 0 where it is torn.
 static size_t head_length(const char *data, size_t n_bytes, bool is_csv, bool *out_bad) {
-    const size_t n_mark = n_bytes >= 3 && !memcmp(data, "\xEF\xBB\xBF", 3) ? 3 : 0;
+    const size_t n_mark = mark_length(data, n_bytes);
     const size_t n_names = is_csv ? strlen(csv_header) - 2 : 0, n_there = n_bytes - n_mark;
     size_t end = n_mark + n_names;
     *out_bad = memcmp(data + n_mark, csv_header, n_there < n_names ? n_there : n_names) != 0;
@@ -113,7 +113,7 @@ static bool scan(const char *path, bool is_csv, const lv_buffer *file, size_t *o
         size_t n = record_next(data + at, file->n_bytes - at, is_csv, &source, &bad);
         if (bad) {
             complain(path, "%s at byte %zu; name another file",
-                     is_csv ? "no record of 15 columns" : "no line of JSON", at);
+                     is_csv ? "no record with its columns" : "no line of JSON", at);
             return false;
         }
         if (n == 0) {

@@ -152,6 +152,10 @@ char *clean_line(const char *text) {
     return line;
 }
 
+size_t mark_length(const char *data, size_t n_bytes) {
+    return n_bytes >= 3 && !memcmp(data, "\xEF\xBB\xBF", 3) ? 3 : 0;
+}
+
 // --- standard error
 
 static void erase_progress(void) {
