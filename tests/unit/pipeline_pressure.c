@@ -1,8 +1,7 @@
 // The engine where something is short: blocks that several want in one pass, a session that is
 // full, pictures among prompts without end, a disk, a device, a source that does not answer.
+#include "core_util.h"
 #include "pipeline_util.h"
-
-#include <sys/stat.h>
 
 static lv_model *model;
 
@@ -191,17 +190,14 @@ static void test_picture_among_prompts(void) {
 
 // What one request wants written beside the answer is no other's business.
 static void test_dump_that_fails(void) {
-    char dir[] = "/tmp/llava-dump-XXXXXX", name[64];
-    CHECK(mkdtemp(dir) != NULL);
-    snprintf(name, sizeof name, "%s/pixels.npy", dir);
-    CHECK(mkdir(name, 0700) == 0); // cannot be replaced by a file
+    make_folder("dump/pixels.npy"); // cannot be replaced by a file
     lv_engine *engine = open_engine(model, NULL);
     outcome o[3] = {{0}};
     lv_picture *pictures[] = {draw_picture(model, 1), draw_picture(model, 2)};
     CHECK_OK(ask(engine, &o[0], "Tell me a story.", NULL, 0,
                  &(lv_params){.max_tokens = 300, .ignore_eos = true}));
     CHECK_OK(ask(engine, &o[1], "Describe these.", pictures, 2,
-                 &(lv_params){.max_tokens = 10, .dump_dir = dir}));
+                 &(lv_params){.max_tokens = 10, .dump_dir = scratch("dump")}));
     CHECK_OK(ask(engine, &o[2], "Describe this.", pictures, 1, &(lv_params){.max_tokens = 10}));
     for (int i = 0; i < 3; i++) {
         outcome_wait(&o[i]);
@@ -211,8 +207,6 @@ static void test_dump_that_fails(void) {
     lv_engine_close(engine);
     lv_picture_free(pictures[0]);
     lv_picture_free(pictures[1]);
-    rmdir(name);
-    rmdir(dir);
 }
 
 static void *feed(void *user) {
@@ -224,9 +218,8 @@ static void *feed(void *user) {
 
 // Two want a picture whose source says nothing yet; the one who waits for the other may leave.
 static void test_leaving_a_slow_source(void) {
-    char dir[] = "/tmp/llava-slow-XXXXXX", name[64];
-    CHECK(mkdtemp(dir) != NULL);
-    snprintf(name, sizeof name, "%s/picture.ppm", dir);
+    char name[128];
+    snprintf(name, sizeof name, "%s", scratch("picture.ppm"));
     CHECK(mkfifo(name, 0600) == 0);
     lv_engine *engine = open_engine(model, &(lv_engine_options){.n_workers = 2});
     outcome o[2] = {{0}};
@@ -250,7 +243,6 @@ static void test_leaving_a_slow_source(void) {
     outcome_free(&o[1]);
     lv_picture_free(picture);
     unlink(name);
-    rmdir(dir);
 }
 
 // --- the end -------------------------------------------------------------------------------------
@@ -357,6 +349,7 @@ static void test_options(void) {
 }
 
 int main(void) {
+    scratch_open();
     for (int ahead = IS_SANITIZED; ahead < 2; ahead++) {
         model = open_model(0, ahead);
         if (!model) {
